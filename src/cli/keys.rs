@@ -1,0 +1,159 @@
+//! `phivault keys`: lists and rotates the data keys of a running vault.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use indicatif::HumanCount;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cli::client::terminal::{self, moment};
+use crate::cli::client::{Client, ConnectArgs};
+
+/// List and rotate the keys that seal values (needs the role admin)
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the versions of the data key; the keys themselves never leave the vault
+    List(List),
+    /// Make a new data key, which seals what comes from now on
+    ///
+    /// Nothing stops meanwhile, no leaf hash changes, and proofs given earlier stay valid. Earlier versions stay in
+    /// the keyring to reveal what they sealed. Back up the keyring file afterwards: the old backup lacks the new key.
+    Rotate(Rotate),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rotate {
+    /// Why, as a code of the vault's vocabulary, such as HSYSADMIN
+    #[arg(long, value_name = "CODE")]
+    reason: String,
+
+    /// Why, in words (kept sealed)
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Does what the subcommand says.
+///
+/// # Errors
+/// What the vault refuses.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::List(args) => list(args).await?,
+        Command::Rotate(args) => rotate(args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Deserialize)]
+struct Keyring {
+    keyring_generation: u64,
+    active: u64,
+    versions: Vec<Version>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Version {
+    version: u64,
+    state: String,
+    created_at: String,
+    retired_at: Option<String>,
+    entries: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rotated {
+    active: u64,
+    previous: u64,
+    keyring_generation: u64,
+}
+
+async fn list(args: List) -> anyhow::Result<()> {
+    let answer: Value = Client::connect(&args.connect)?.get(&["v1", "keys"], &[]).await?;
+    let text = if args.json { terminal::json(&answer)? } else { overview(&serde_json::from_value(answer)?) };
+    terminal::print(&text)?;
+    Ok(())
+}
+
+/// Sent once only: a rotation whose answer was lost may have happened, and a second one would be another.
+async fn rotate(args: Rotate) -> anyhow::Result<()> {
+    let mut reason = json!({"code": args.reason});
+    if let Some(note) = &args.note {
+        reason["note"] = json!(note);
+    }
+    let answer: Value =
+        Client::connect(&args.connect)?.post(&["v1", "keys", "rotate"], &json!({"reason": reason})).await?;
+    let text = if args.json { terminal::json(&answer)? } else { rotation(&serde_json::from_value(answer)?) };
+    terminal::print(&text)?;
+    Ok(())
+}
+
+fn overview(keyring: &Keyring) -> String {
+    let row = |version: &Version| {
+        let retired = version.retired_at.as_deref().map_or(String::new(), |at| moment(at, None));
+        vec![
+            version.version.to_string(),
+            version.state.clone(),
+            moment(&version.created_at, None),
+            retired,
+            HumanCount(version.entries).to_string(),
+        ]
+    };
+    let rows: Vec<_> = keyring.versions.iter().map(row).collect();
+    let table = terminal::table(&["VERSION", "STATE", "CREATED", "RETIRED", "ENTRIES"], &rows, &[]);
+    format!("{table}\nversion {} seals new entries; keyring generation {}", keyring.active, keyring.keyring_generation)
+}
+
+fn rotation(rotated: &Rotated) -> String {
+    let Rotated { active, previous, keyring_generation } = rotated;
+    format!(
+        "version {active} seals new entries from now on; version {previous} only reveals.\n\
+         The keyring is at generation {keyring_generation}: back it up now."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_overview_shows_every_version_and_which_one_is_active() {
+        let answer = json!({"keyring_generation": 3, "active": 2, "versions": [
+            {"version": 1, "state": "retired\u{1b}", "created_at": "2026-01-01T00:00:00Z", "retired_at": "2026-06-01T00:00:00Z", "entries": 1234567},
+            {"version": 2, "state": "active", "created_at": "2026-06-01T00:00:00Z", "retired_at": null, "entries": 0}]});
+        let text = overview(&serde_json::from_value(answer).unwrap());
+        for part in ["1,234,567", "2026-06-01 00:00:00Z", "retired", "version 2 seals", "generation 3"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_rotation_says_to_back_up_the_keyring() {
+        let text = rotation(&Rotated { active: 2, previous: 1, keyring_generation: 4 });
+        assert!(text.contains("version 2") && text.contains("generation 4: back it up"));
+    }
+}

@@ -1,0 +1,20 @@
+//! What is true: entries, reasons, callers and permissions, queries, report folds, canonical bytes.
+//!
+//! This room is pure. It sees no I/O, no clock, no randomness, no SQL and no HTTP; what it needs of the outside (the
+//! time, the vocabulary) is handed to it. Everything that is hashed or sealed gets its bytes here.
+
+pub mod action;
+pub mod caller;
+pub mod canonical;
+pub mod entry;
+pub mod index;
+pub mod issue;
+pub mod json;
+pub mod meta;
+pub mod query;
+pub mod reason;
+pub mod report;
+pub mod rules;
+pub mod submission;
+pub mod time;
+pub mod value;

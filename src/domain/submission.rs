@@ -1,0 +1,166 @@
+//! What an application sends: the wire form of an entry, before any rule has been applied.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use super::value::{Phi, Value};
+
+/// One entry as an application submits it. Only `action`, `actor.id` and `reason.code` are always needed; which other
+/// parts an action needs is said in the answer when they are missing.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "action": "update",
+    "actor": {"id": "dr_smith", "role": "physician"},
+    "patient": {"id": "MRN-12345"},
+    "record": {"type": "Condition", "id": "c-77"},
+    "reason": {"code": "TREAT", "change": "NEWDATA", "note": "Annual checkup, new diagnosis"},
+    "changes": [{"field": "diagnosis", "old": "Hypertension", "new": "Hypertension, Type 2 Diabetes"}]
+}))]
+pub struct Submission {
+    /// A UUID, the idempotency key for as long as the entry lives; version 7 is advised. Made by the server if absent.
+    pub id: Option<String>,
+    /// What was done: create, read, update, delete, query, print, copy, export, disclose, merge, login, logout,
+    /// login_failed, grant, revoke.
+    pub action: Option<String>,
+    /// How it ended: success (default), failure or denied.
+    pub outcome: Option<String>,
+    /// When it happened (RFC 3339); the time of receipt if absent.
+    pub occurred_at: Option<String>,
+    /// When the access ended.
+    pub ended_at: Option<String>,
+    /// The time the data speaks of, if it was entered late.
+    pub effective_at: Option<String>,
+    /// Who did it.
+    pub actor: Option<ActorIn>,
+    /// Whose record it was.
+    pub patient: Option<PatientIn>,
+    /// Which record.
+    pub record: Option<RecordIn>,
+    /// The category of the content, such as problems, medications, results.
+    pub category: Option<String>,
+    /// Labels of specially protected data, such as SUD, HIV, PSY.
+    pub sensitivity: Option<Vec<String>>,
+    /// Why.
+    pub reason: Option<ReasonIn>,
+    /// What changed, for create, update and delete. Values are sealed.
+    pub changes: Option<Vec<ChangeIn>>,
+    /// To whom it was disclosed (45 CFR 164.528).
+    pub disclosure: Option<DisclosureIn>,
+    /// What else it belongs to.
+    pub related: Option<Vec<RelatedIn>>,
+    /// Where it came from: session_id, client_ip, user_agent, request_id, facility and device are kept as metadata; other
+    /// keys are sealed with the values.
+    pub context: Option<BTreeMap<String, Option<String>>>,
+}
+
+/// Who did it.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct ActorIn {
+    /// The user's unique id.
+    pub id: Option<String>,
+    /// The user's name; sealed.
+    #[schema(value_type = Option<String>)]
+    pub name: Option<Phi>,
+    /// The role acted in.
+    pub role: Option<String>,
+    /// user (default) or system.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The user a system or delegate acted for.
+    pub on_behalf_of: Option<String>,
+}
+
+/// Whose record it was.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct PatientIn {
+    /// The patient's id, such as a medical record number.
+    pub id: Option<String>,
+}
+
+/// Which record.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct RecordIn {
+    /// Its type, such as Condition.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Its id within the type.
+    pub id: Option<String>,
+    /// Its version after the change.
+    pub version: Option<String>,
+}
+
+/// Why it was done; also what a reveal, a report or a key operation has to say.
+#[derive(Deserialize, ToSchema, Clone, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonIn {
+    /// A purpose of use code (`GET /v1/reasons` lists them).
+    pub code: Option<String>,
+    /// A change reason code.
+    pub change: Option<String>,
+    /// In words; sealed. Some codes require it.
+    #[schema(value_type = Option<String>)]
+    pub note: Option<Phi>,
+}
+
+/// One changed field.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeIn {
+    /// The name of the field. It is metadata: keep values out of it.
+    pub field: Option<String>,
+    /// The value before: any JSON value. Absent is not the same as null.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub old: Option<Phi>,
+    /// The value after.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub new: Option<Phi>,
+}
+
+/// To whom data was disclosed. All of it but the basis is sealed.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct DisclosureIn {
+    /// Who received it.
+    pub recipient: Option<RecipientIn>,
+    /// A brief description of what was disclosed.
+    #[schema(value_type = Option<String>)]
+    pub description: Option<Phi>,
+    /// The legal basis as a short code, such as 164.512(b).
+    pub basis: Option<String>,
+}
+
+/// Who received a disclosure.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct RecipientIn {
+    /// The name of the entity or person.
+    #[schema(value_type = Option<String>)]
+    pub name: Option<Phi>,
+    /// The address, if known.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Phi>,
+}
+
+/// Something the entry belongs to.
+#[derive(Deserialize, ToSchema, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct RelatedIn {
+    /// Its type, such as Encounter.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Its id.
+    pub id: Option<String>,
+}
+
+/// Keeps `null` apart from absent: absent never gets here, null becomes the value null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Phi>, D::Error> {
+    Value::deserialize(deserializer).map(|value| Some(Phi::new(value)))
+}

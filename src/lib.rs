@@ -1,0 +1,3 @@
+//! phivault.
+pub mod crypto;
+pub mod domain;
