@@ -67,22 +67,22 @@ pub struct Args {
     connect: ConnectArgs,
 }
 
-/// Runs the import to its end, or to what stops it; both are reported here, so an error is never returned.
+/// Runs the import to its end, or to what stops it; either is reported here and told by the exit code.
 ///
 /// # Errors
 /// Those of printing the result.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut job = match Job::new(&args) {
-        Ok(job) => job,
+    let (mut job, input) = match Job::new(&args).and_then(|job| Ok((job, open(&args.file)?))) {
+        Ok(ready) => ready,
         Err(error) => {
             eprintln!("error: {error:#}");
             return Ok(ExitCode::from(EXIT_STOPPED));
         }
     };
-    // A second Ctrl-C is not waited for: what was sent is safe either way.
+    // Stopping between two steps is safe: a batch under way is either in or not, and the next run finds out.
     let outcome = tokio::select! {
-        outcome = job.work() => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        outcome = job.work(input) => outcome,
+        Ok(()) = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     job.report(outcome)
 }
@@ -166,8 +166,7 @@ impl<'a> Job<'a> {
     }
 
     /// Sends batch after batch, while the next ones are read.
-    async fn work(&mut self) -> anyhow::Result<()> {
-        let (input, size) = open(&self.args.file)?;
+    async fn work(&mut self, (input, size): Input) -> anyhow::Result<()> {
         self.bar = progress_bar(size);
         let mut batches = read_ahead(self.bar.wrap_read(input), self.args);
         while let Some(batch) = batches.recv().await {
@@ -327,7 +326,9 @@ fn is_stdin(path: &Path) -> bool {
 }
 
 /// The input and, if it is a plain file, its size in bytes.
-fn open(path: &Path) -> anyhow::Result<(Box<dyn Read + Send>, Option<u64>)> {
+type Input = (Box<dyn Read + Send>, Option<u64>);
+
+fn open(path: &Path) -> anyhow::Result<Input> {
     if is_stdin(path) {
         return Ok((Box::new(io::stdin()), None));
     }

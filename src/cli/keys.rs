@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use indicatif::HumanCount;
 use serde::Deserialize;
@@ -91,9 +92,17 @@ struct Rotated {
     keyring_generation: u64,
 }
 
+const UNEXPECTED: &str = "the vault's answer has an unexpected form: try --json";
+const ROTATED_PERHAPS: &str =
+    "the key may have been rotated all the same (see `phivault keys list` before another try)";
+
 async fn list(args: List) -> anyhow::Result<()> {
     let answer: Value = Client::connect(&args.connect)?.get(&["v1", "keys"], &[]).await?;
-    let text = if args.json { terminal::json(&answer)? } else { overview(&serde_json::from_value(answer)?) };
+    let text = if args.json {
+        terminal::json(&answer)?
+    } else {
+        overview(&serde_json::from_value(answer).context(UNEXPECTED)?)
+    };
     terminal::print(&text)?;
     Ok(())
 }
@@ -104,9 +113,18 @@ async fn rotate(args: Rotate) -> anyhow::Result<()> {
     if let Some(note) = &args.note {
         reason["note"] = json!(note);
     }
+    let client = Client::connect(&args.connect)?;
     let answer: Value =
-        Client::connect(&args.connect)?.post(&["v1", "keys", "rotate"], &json!({"reason": reason})).await?;
-    let text = if args.json { terminal::json(&answer)? } else { rotation(&serde_json::from_value(answer)?) };
+        client.post(&["v1", "keys", "rotate"], &json!({"reason": reason})).await.map_err(|problem| {
+            let uncertain = problem.is_uncertain();
+            let error = anyhow::Error::new(problem);
+            if uncertain { error.context(ROTATED_PERHAPS) } else { error }
+        })?;
+    let text = if args.json {
+        terminal::json(&answer)?
+    } else {
+        rotation(&serde_json::from_value(answer).context(UNEXPECTED)?)
+    };
     terminal::print(&text)?;
     Ok(())
 }

@@ -147,6 +147,7 @@ struct Token {
 }
 
 const TOKENS: &[&str] = &["v1", "tokens"];
+const MADE_PERHAPS: &str = "a token may have been made all the same (see `phivault token list`, and revoke it)";
 
 async fn create(args: Create) -> anyhow::Result<()> {
     let expires = args.expires.as_deref().map(|text| parse_expiry(text, Utc::now())).transpose()?;
@@ -160,7 +161,9 @@ async fn create(args: Create) -> anyhow::Result<()> {
             if let Some((path, _)) = &file {
                 let _ = fs::remove_file(path);
             }
-            return Err(problem.into());
+            let uncertain = problem.is_uncertain();
+            let error = anyhow::Error::new(problem);
+            return Err(if uncertain { error.context(MADE_PERHAPS) } else { error });
         }
     };
     let id = made.get("id").and_then(Value::as_str).map(escape).unwrap_or_default();

@@ -1,9 +1,9 @@
 //! A small clinic that never was: a year of submissions from a seed, for demonstrations and tests.
 //!
-//! A family clinic with urgent care: six physicians, five nurses, a front desk, billing, a researcher, a records office,
-//! an administrator and the interface of a laboratory see a few hundred patients. Most of it is routine; in between come
-//! emergencies, broken glass with and without a note, a clerk who is curious after hours, late entries, entries in error,
-//! disclosures, refused logins and a patient who was registered twice.
+//! A family clinic with urgent care: six physicians, five nurses, a front desk, billing, a researcher, a records
+//! office, an administrator and the interface of a laboratory see a few hundred patients. Most of it is routine; in
+//! between come emergencies, broken glass with and without a note, a clerk who is curious after hours, late entries,
+//! entries in error, disclosures, refused logins and a patient who was registered twice.
 //!
 //! Pure: the same seed and the same end give the same bytes on every machine, for there is no clock, no input and no
 //! output here. The clinic keeps UTC and opens from 7 to 19 on weekdays. The day before the end is always an open one,
@@ -25,7 +25,7 @@ mod submission;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use serde_json::Value;
 use uuid::Builder;
 
@@ -33,12 +33,12 @@ use self::people::{Chart, NOSY};
 use self::random::{Chance, mix};
 use self::submission::Submission;
 
-/// About 20,000 submissions of one year, in the order in which the clinic sends them: by `occurred_at`, but for the late
-/// entries. The last of them are of the day (UTC) before `end`; none is later than `end`.
+/// About 20,000 submissions of one year, in the order in which the clinic sends them: by `occurred_at`, but for the
+/// late entries. The last of them are of the day (UTC) before `end`; none is later than `end`.
 ///
-/// The same seed and the same day of `end` give the same bytes. Each has an `id`, a UUID of version 8 that starts with the
-/// time of the event (as version 7 does) and goes on with bits from seed, day of `end` and position. `end` may be any time
-/// from the year 1 to 9999.
+/// The same seed and the same day of `end` give the same bytes. Each has an `id`, a UUID of version 8 that starts with
+/// the time of the event (as version 7 does) and goes on with bits from seed, day of `end` and position. `end` may be
+/// any time from the year 2 to 9999.
 pub fn year(seed: u64, end: DateTime<Utc>) -> Vec<Value> {
     Clinic::new(seed, end).into_year()
 }
@@ -201,7 +201,7 @@ impl Clinic {
 const DAYS_OF_YEAR: u64 = 365;
 
 fn midnight(day: NaiveDate) -> DateTime<Utc> {
-    day.and_time(chrono::NaiveTime::MIN).and_utc()
+    day.and_time(NaiveTime::MIN).and_utc()
 }
 
 /// UUID of version 8 (RFC 9562): 48 bits of Unix milliseconds, then bits that depend on the stream and the position.
@@ -432,8 +432,8 @@ mod tests {
             found.all(|(key, _)| keys.split(' ').any(|known| known == key))
         };
         let all_know = |list: &Value, keys: &str| list.as_array().into_iter().flatten().all(|item| knows(item, keys));
-        let top = "id action outcome occurred_at ended_at effective_at actor patient record category sensitivity reason \
-                   changes disclosure related context";
+        let top = "id action outcome occurred_at ended_at effective_at actor patient record category sensitivity \
+                   reason changes disclosure related context";
         knows(entry, top)
             && knows(&entry["actor"], "id name role type on_behalf_of")
             && knows(&entry["patient"], "id")

@@ -45,7 +45,7 @@ fn explain<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Issue 
 }
 
 /// Turns serde's sentence into ours. Only the parts that serde makes from our own types are kept, never the value.
-fn classify(pointer: &str, message: &str) -> Issue {
+pub fn classify(pointer: &str, message: &str) -> Issue {
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let name: String = rest.split('`').next().unwrap_or("").chars().filter(|c| !c.is_control()).take(64).collect();
         let parent = pointer.strip_suffix(&format!("/{}", escape(&name))).unwrap_or(pointer);

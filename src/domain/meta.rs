@@ -65,7 +65,7 @@ pub struct Actor {
 }
 
 /// Whose record it was.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Patient {
     /// The id in clear.
     Plain(String),

@@ -60,6 +60,14 @@ impl Problem {
         }
     }
 
+    /// Whether a request that changes something may have done so, although no answer of the vault came.
+    pub fn is_uncertain(&self) -> bool {
+        match self.status {
+            None => matches!(self.code.as_str(), "timeout" | "interrupted" | "not_understood"),
+            Some(status) => matches!(status, 502 | 504),
+        }
+    }
+
     /// What the title and detail say, on one line, without advice.
     pub fn summary(&self) -> String {
         let mut text = escape(&self.title);
@@ -324,6 +332,16 @@ mod tests {
         }
         assert!(Problem::local("unreachable", String::new(), String::new()).is_transient());
         assert!(!Problem::local("untrusted", String::new(), String::new()).is_transient());
+    }
+
+    #[test]
+    fn only_a_lost_answer_leaves_it_open_whether_something_happened() {
+        for code in ["timeout", "interrupted"] {
+            assert!(Problem::local(code, String::new(), String::new()).is_uncertain(), "{code}");
+        }
+        assert!(answer(504, "").is_uncertain());
+        assert!(!Problem::local("unreachable", String::new(), String::new()).is_uncertain());
+        assert!(!answer(503, "").is_uncertain());
     }
 
     #[test]

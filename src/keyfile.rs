@@ -1,0 +1,317 @@
+//! The files that are not the database: keyring, signing key, lock. The only code that touches `keys/`.
+//!
+//! Writing is always: temporary file, sync, rename, sync of the folder. Reading refuses a key file that others may read.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use zeroize::Zeroizing;
+
+use crate::crypto::kek::Unlock;
+use crate::crypto::keyring::MAX_FILE_BYTES;
+use crate::crypto::secret::Secret;
+use crate::ledger::note::{NoteSigner, VerifierKey};
+
+/// Why a file could not be used. The sentence names the file and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FileError(String);
+
+impl FileError {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// Where the key material of a vault is.
+#[derive(Clone, Debug)]
+pub struct KeyPaths {
+    /// The keyring, sealed under the KEK.
+    pub keyring: PathBuf,
+    /// The key that signs checkpoints.
+    pub signing_key: PathBuf,
+    /// The lock: the newest checkpoint, kept outside the database.
+    pub lock: PathBuf,
+}
+
+impl KeyPaths {
+    /// The file names in a folder of keys.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            keyring: folder.join("keyring"),
+            signing_key: folder.join("signing.key"),
+            lock: folder.join("checkpoint.lock"),
+        }
+    }
+
+    /// The public half of the signing key, beside it, for verifiers.
+    pub fn verifier_key(&self) -> PathBuf {
+        self.signing_key.with_extension("vkey")
+    }
+
+    /// Where the next keyring stands between its writing and the entry that records it.
+    pub fn next_keyring(&self) -> PathBuf {
+        self.keyring.with_extension("next")
+    }
+}
+
+/// Reads a file that only its owner may read.
+///
+/// # Errors
+/// [`FileError`] when it is not there, too large, or open to others.
+pub fn read_private(path: &Path, what: &str) -> Result<Zeroizing<String>, FileError> {
+    let shown = path.display();
+    let file =
+        File::open(path).map_err(|error| FileError::new(format!("The {what} {shown} cannot be read: {error}.")))?;
+    let meta =
+        file.metadata().map_err(|error| FileError::new(format!("The {what} {shown} cannot be read: {error}.")))?;
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(FileError::new(format!("The {what} {shown} is open to other users. Run: chmod 600 {shown}")));
+    }
+    let mut text =
+        Zeroizing::new(String::with_capacity(usize::try_from(meta.len()).unwrap_or(0).min(MAX_FILE_BYTES) + 1));
+    match file.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text) {
+        Ok(_) if text.len() <= MAX_FILE_BYTES => Ok(text),
+        Ok(_) => Err(FileError::new(format!("The {what} {shown} is larger than such a file can be."))),
+        Err(_) => {
+            Err(FileError::new(format!("The {what} {shown} is damaged: it is not text. Restore it from a backup.")))
+        }
+    }
+}
+
+/// Makes a file that must not exist yet, readable by its owner only, durable when it returns.
+///
+/// # Errors
+/// [`FileError`] when it exists or cannot be written.
+pub fn create_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let shown = path.display();
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                FileError::new(format!("{shown} exists already and is never overwritten."))
+            }
+            _ => FileError::new(format!("{shown} cannot be made: {error}.")),
+        })?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| FileError::new(format!("{shown} cannot be written: {error}.")))?;
+    sync_folder(path)
+}
+
+/// Replaces a file so that at any moment either the old or the new one is there, whole.
+///
+/// # Errors
+/// [`FileError`].
+pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = path.with_extension("tmp");
+    remove(&temporary)?;
+    create_private(&temporary, bytes)?;
+    rename(&temporary, path)
+}
+
+/// Renames a file and makes that durable.
+///
+/// # Errors
+/// [`FileError`].
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    std::fs::rename(from, to)
+        .map_err(|error| FileError::new(format!("{} cannot be put in place: {error}.", to.display())))?;
+    sync_folder(to)
+}
+
+/// Removes a file if it is there.
+///
+/// # Errors
+/// [`FileError`].
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_folder(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(FileError::new(format!("{} cannot be removed: {error}.", path.display()))),
+    }
+}
+
+/// Makes a folder that only its owner may enter.
+///
+/// # Errors
+/// [`FileError`].
+pub fn create_folder(path: &Path) -> Result<(), FileError> {
+    let fail = |error| FileError::new(format!("The folder {} cannot be made: {error}.", path.display()));
+    std::fs::create_dir_all(path).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(fail)
+}
+
+/// The key file that unlocks a keyring: 64 hex digits, or exactly 32 bytes.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_key_file(path: &Path) -> Result<Unlock, FileError> {
+    let text = read_private(path, "key file")?;
+    let bytes = hex::decode(text.trim()).map(Zeroizing::new).ok();
+    let secret = bytes.and_then(|it| Secret::from_slice(&it));
+    secret.map(Unlock::KeyFile).ok_or_else(|| {
+        let make = "openssl rand -hex 32";
+        FileError::new(format!("The key file {} does not hold 64 hex digits. Make one with: {make}", path.display()))
+    })
+}
+
+/// The signing key.
+///
+/// # Errors
+/// [`FileError`] when it is not there or not a key.
+pub fn read_signing_key(paths: &KeyPaths) -> Result<NoteSigner, FileError> {
+    let text = read_private(&paths.signing_key, "signing key")?;
+    NoteSigner::from_private_text(text.trim_end_matches('\n')).map_err(|_| {
+        FileError::new(format!("The signing key {} is damaged. Restore it from a backup.", paths.signing_key.display()))
+    })
+}
+
+/// The public key, for verifying.
+///
+/// # Errors
+/// [`FileError`] when it is not there or not a key.
+pub fn read_verifier_key(path: &Path) -> Result<VerifierKey, FileError> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| FileError::new(format!("The public key {shown} cannot be read: {error}.")))?;
+    VerifierKey::parse(text.trim_end_matches('\n'))
+        .map_err(|_| FileError::new(format!("The public key {shown} is damaged.")))
+}
+
+/// Whether two paths lie on one device, where a thief of one has the other.
+pub fn same_device(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|it| it.dev()).ok();
+    device(one).is_some() && device(one) == device(other)
+}
+
+/// The lock: the newest signed checkpoint, outside the database. Whoever rolls the database back does not have it back.
+pub struct LockFile {
+    path: PathBuf,
+    /// What this process knows to stand in it.
+    known: Mutex<String>,
+}
+
+impl LockFile {
+    /// Makes a new lock. Only `init` does this: a lock that is missing is never made up.
+    ///
+    /// # Errors
+    /// [`FileError`] when there is one.
+    pub fn create(path: &Path, note: &str) -> Result<(), FileError> {
+        create_private(path, note.as_bytes())
+    }
+
+    /// Reads the lock.
+    ///
+    /// # Errors
+    /// [`FileError`] when it is not there.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        if !path.exists() {
+            return Err(FileError::new(format!(
+                "The lock {} is missing. It holds the newest checkpoint and shows whether the database was rolled back. \
+                 Put it back from its backup; it is never made up.",
+                path.display()
+            )));
+        }
+        let note = read_private(path, "lock")?;
+        Ok(Self { path: path.to_owned(), known: Mutex::new(note.as_str().to_owned()) })
+    }
+
+    /// The note in it, as this process knows it.
+    pub fn note(&self) -> String {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Puts a new note in place of the known one (compare and swap).
+    ///
+    /// # Errors
+    /// [`FileError`] when something else stands in the file: another process signs for this ledger.
+    pub fn swap(&self, note: &str) -> Result<(), FileError> {
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let found = read_private(&self.path, "lock")?;
+        if *found != *known {
+            return Err(FileError::new(format!(
+                "The lock {} was changed by something else. Two vaults may be running on one ledger; stop both and run `phivault verify`.",
+                self.path.display()
+            )));
+        }
+        replace_private(&self.path, note.as_bytes())?;
+        note.clone_into(&mut known);
+        Ok(())
+    }
+}
+
+/// Keeps a second process off the same data. Held while it lives.
+pub struct ProcessLock {
+    _file: File,
+}
+
+impl ProcessLock {
+    /// Takes the lock of a data folder.
+    ///
+    /// # Errors
+    /// [`FileError`] when another process has it.
+    pub fn take(folder: &Path) -> Result<Self, FileError> {
+        let path = folder.join("vault.pid");
+        let shown = path.display();
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = open.map_err(|error| FileError::new(format!("{shown} cannot be opened: {error}.")))?;
+        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(FileError::new(format!(
+                "Another phivault (process {}) is using {}. Stop it first.",
+                holder.trim(),
+                folder.display()
+            )));
+        }
+        let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        write.map_err(|error| FileError::new(format!("{shown} cannot be written: {error}.")))?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<(), FileError> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(folder)
+        .and_then(|it| it.sync_all())
+        .map_err(|error| FileError::new(format!("The folder {} cannot be synced: {error}.", folder.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_open_to_others_is_refused_with_the_command_that_mends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        create_private(&path, "ab".repeat(32).as_bytes()).unwrap();
+        assert!(matches!(read_key_file(&path), Ok(Unlock::KeyFile(_))));
+        assert!(create_private(&path, b"x").unwrap_err().to_string().contains("never overwritten"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(read_key_file(&path).unwrap_err().to_string().contains("chmod 600"));
+    }
+
+    #[test]
+    fn the_lock_is_only_swapped_by_who_knows_what_stands_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint.lock");
+        assert!(LockFile::open(&path).is_err(), "a lock is never made up");
+        LockFile::create(&path, "one").unwrap();
+        let (mine, other) = (LockFile::open(&path).unwrap(), LockFile::open(&path).unwrap());
+        mine.swap("two").unwrap();
+        assert!(other.swap("three").is_err());
+        assert_eq!(LockFile::open(&path).unwrap().note(), "two");
+    }
+
+    #[test]
+    fn one_process_has_the_data_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = ProcessLock::take(folder.path()).unwrap();
+        assert!(ProcessLock::take(folder.path()).err().unwrap().to_string().contains("Stop it first"));
+        drop(held);
+        ProcessLock::take(folder.path()).unwrap();
+    }
+}

@@ -1,0 +1,58 @@
+//! The leaf of an entry: what exactly the tree commits to.
+//!
+//! ```text
+//! data = length(meta)(4) || meta || commitment(32) || received_at(8) || patient_previous(8) || patient_number(8)
+//! leaf = SHA-256(0x00 || data)                                                              RFC 6962 section 2.1
+//! ```
+//!
+//! The ciphertext is not in it, so re-encryption and shredding leave it alone.
+
+use super::hash::{Hash, leaf_hash};
+
+/// What the sequencer adds to an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sequenced {
+    /// Time of receipt, microseconds since 1970, UTC; never falls along the ledger.
+    pub received_at: i64,
+    /// The index of the same patient's entry before; 0 if there is none (entry 0 is the vault's own).
+    pub patient_previous: u64,
+    /// The patient's running number from 1; 0 if the entry has no patient.
+    pub patient_number: u64,
+}
+
+/// The bytes that are hashed.
+pub fn leaf_data(meta: &[u8], commitment: &[u8; 32], sequenced: Sequenced) -> Vec<u8> {
+    let length = u32::try_from(meta.len()).expect("metadata is bounded far below 4 GiB");
+    let mut data = Vec::with_capacity(4 + meta.len() + 32 + 24);
+    data.extend_from_slice(&length.to_be_bytes());
+    data.extend_from_slice(meta);
+    data.extend_from_slice(commitment);
+    data.extend_from_slice(&sequenced.received_at.to_be_bytes());
+    data.extend_from_slice(&sequenced.patient_previous.to_be_bytes());
+    data.extend_from_slice(&sequenced.patient_number.to_be_bytes());
+    data
+}
+
+/// The leaf hash of an entry.
+pub fn entry_leaf(meta: &[u8], commitment: &[u8; 32], sequenced: Sequenced) -> Hash {
+    leaf_hash(&leaf_data(meta, commitment, sequenced))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_golden_leaf_does_not_change_and_every_part_counts() {
+        let base = Sequenced { received_at: -1, patient_previous: 2, patient_number: 3 };
+        let leaf = entry_leaf(b"meta", &[7; 32], base);
+        let data = leaf_data(b"meta", &[7; 32], base);
+        let expected = format!("000000046d657461{}ffffffffffffffff00000000000000020000000000000003", "07".repeat(32));
+        assert_eq!(hex::encode(data), expected);
+        assert_ne!(leaf, entry_leaf(b"metb", &[7; 32], base));
+        assert_ne!(leaf, entry_leaf(b"meta", &[8; 32], base));
+        assert_ne!(leaf, entry_leaf(b"meta", &[7; 32], Sequenced { received_at: 0, ..base }));
+        assert_ne!(leaf, entry_leaf(b"meta", &[7; 32], Sequenced { patient_previous: 1, ..base }));
+        assert_ne!(leaf, entry_leaf(b"meta", &[7; 32], Sequenced { patient_number: 4, ..base }));
+    }
+}

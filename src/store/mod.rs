@@ -1,0 +1,153 @@
+//! Where it rests: the durable home of sealed entries, tree tiles and authenticated state rows.
+//!
+//! This room sees ciphertext, metadata bytes and hashes. It never sees plaintext, keys or callers, and no method takes or
+//! returns any. [`Store`] is the contract; its comments are binding for every back end.
+
+use std::ops::Range;
+
+use crate::domain::index::Term;
+use crate::ledger::hash::Hash;
+use crate::ledger::tree::Tile;
+
+pub mod sqlite;
+
+/// Entries of one segment: one full level-2 subtree, one block of index.
+pub const SEGMENT: u64 = 65_536;
+
+/// One entry as it rests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// Its position in the ledger.
+    pub sequence: u64,
+    /// Canonical metadata.
+    pub meta: Vec<u8>,
+    /// Time of receipt, microseconds since 1970, UTC.
+    pub received_at: i64,
+    /// The position of the same patient's entry before; 0 if none.
+    pub patient_previous: u64,
+    /// The patient's running number; 0 if the entry has no patient.
+    pub patient_number: u64,
+    /// Commitment to the sealed values.
+    pub commitment: [u8; 32],
+    /// The leaf hash.
+    pub leaf: Hash,
+    /// Header and ciphertext.
+    pub sealed: Vec<u8>,
+}
+
+/// A row of state that is not the ledger (a token, say), authenticated by its tag.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateRow {
+    /// What kind of thing.
+    pub kind: String,
+    /// Which one.
+    pub id: String,
+    /// Its canonical bytes.
+    pub body: Vec<u8>,
+    /// HMAC-SHA-256 under the state key.
+    pub tag: Vec<u8>,
+}
+
+/// What is committed together.
+pub struct Batch<'a> {
+    /// Entries, consecutive from the store's size.
+    pub rows: &'a [Row],
+    /// The terms of each entry, in the same order.
+    pub terms: &'a [Vec<Term>],
+    /// Full tiles of level 1 and above that these entries complete.
+    pub tiles: &'a [Tile],
+    /// State rows to put, replacing those of the same kind and id.
+    pub state: &'a [StateRow],
+}
+
+/// What a search of the index found.
+#[derive(Default, Debug)]
+pub struct Found {
+    /// Candidates in the order asked for. Terms are reduced values, so each must be checked against the filter.
+    pub sequences: Vec<u64>,
+    /// Where to go on, if the search stopped at its bound: the next position to look at.
+    pub next: Option<u64>,
+}
+
+/// Which way a search walks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// From the newest entry back.
+    NewestFirst,
+    /// From the oldest entry on.
+    OldestFirst,
+}
+
+/// Why the store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store holds more or fewer entries than the batch assumes: another writer was there.
+    #[error("the store is not at the size the batch assumes; another writer was there")]
+    Stale,
+    /// The disk or database refused. Whether a batch is in is unknown: the process must end and recover at its next start.
+    #[error("the database did not do it: {0}")]
+    Unavailable(String),
+    /// What was read cannot be true.
+    #[error("the database holds something that cannot be true: {0}")]
+    Corrupt(String),
+    /// The database must not be used as it is; says why and what to do.
+    #[error("{0}")]
+    Unsuitable(String),
+}
+
+/// The durable home of a vault's entries.
+///
+/// Everything written is on disk, synced, when a method returns. All methods may be called from many threads at once;
+/// reads see whole batches only. The store is used by one process at a time.
+pub trait Store: Send + Sync {
+    /// How many entries are committed.
+    fn size(&self) -> u64;
+
+    /// Commits the whole batch or nothing. The first row must stand at [`Store::size`], else [`StoreError::Stale`].
+    /// After [`StoreError::Unavailable`] it is unknown whether the batch is in; no further append may follow.
+    ///
+    /// # Errors
+    /// As above.
+    fn append(&self, batch: &Batch<'_>) -> Result<(), StoreError>;
+
+    /// The entries at these positions, in the order given.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when one below [`Store::size`] is not there.
+    fn rows(&self, sequences: &[u64]) -> Result<Vec<Row>, StoreError>;
+
+    /// Calls `each` with the entries of a range, by rising position; stops early when it answers `false`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] at the first gap.
+    fn scan(&self, range: Range<u64>, each: &mut dyn FnMut(Row) -> bool) -> Result<(), StoreError>;
+
+    /// The leaf hashes of a range.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when one is not there.
+    fn leaves(&self, range: Range<u64>) -> Result<Vec<Hash>, StoreError>;
+
+    /// A full tile of level 1 or above, if it is complete.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError>;
+
+    /// Positions in `range` whose entries may have one term of each inner list; all positions when there is none.
+    /// Stops after `limit` of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
+    fn find(&self, terms: &[Vec<Term>], range: Range<u64>, order: Order, limit: usize) -> Result<Found, StoreError>;
+
+    /// All state rows of a kind, by rising id.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError>;
+
+    /// Bytes of the database, its write-ahead log included, for metrics.
+    fn disk_bytes(&self) -> u64;
+}

@@ -1,0 +1,384 @@
+//! The index: postings of closed segments on disk, of the open one in memory.
+//!
+//! A secondary b-tree with random keys costs a page write per entry and index. So the index of a segment (65,536 entries) is
+//! kept in memory while the segment is open, and written once, in key order, when it closes. What the process loses
+//! when it dies is rebuilt from the entries at the next start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::domain::index::{Dimension, Term, terms};
+use crate::domain::meta::Meta;
+
+use super::super::{Found, Order, SEGMENT, StoreError};
+use super::chunk::{self, Chunk};
+use super::filter::Filter;
+use super::{read, signed, unavailable};
+
+/// Chunks of a closed segment that ride along with one commit.
+const CHUNKS_PER_COMMIT: usize = 256;
+
+/// Terms of a segment with the positions in it.
+pub type Postings = BTreeMap<(u8, u64), Vec<u16>>;
+
+pub(super) struct Index {
+    state: RwLock<State>,
+    /// Chunks of the oldest closing segment that are committed. Only the writer changes it.
+    committed: AtomicUsize,
+}
+
+struct State {
+    segments: Vec<Segment>,
+    /// The segment that is being filled.
+    open: HashMap<Term, Vec<u16>>,
+    open_count: u64,
+}
+
+/// A full segment.
+enum Segment {
+    /// Its index is on disk.
+    Closed(Closed),
+    /// Its index is in memory and on its way to the disk.
+    Closing(Arc<Closing>),
+}
+
+struct Closed {
+    /// The first key of each chunk, by dimension.
+    fences: HashMap<u8, Vec<u64>>,
+    ids: Filter,
+    patients: Filter,
+}
+
+struct Closing {
+    n: u64,
+    postings: HashMap<Term, Vec<u16>>,
+    /// Made by a thread of its own, so that sorting keeps no writer waiting.
+    chunks: OnceLock<Vec<(i64, Chunk)>>,
+}
+
+/// How far the closing segment got with the commit that is under way.
+pub(super) struct Written {
+    chunks: usize,
+    closed: Option<Closed>,
+}
+
+impl Index {
+    /// Loads the fences of closed segments, and rebuilds from entries what was in memory when the process last ended.
+    pub(super) fn load(connection: &Connection, size: u64) -> Result<Self, StoreError> {
+        let mut state = State { segments: Vec::new(), open: HashMap::new(), open_count: 0 };
+        for n in 0..size / SEGMENT {
+            let closed = match load_closed(connection, n)? {
+                Some(closed) => closed,
+                None => rebuild(connection, n)?,
+            };
+            state.segments.push(Segment::Closed(closed));
+        }
+        let begin = size / SEGMENT * SEGMENT;
+        read_terms(connection, begin..size, &mut |position, terms| add(&mut state.open, position, &terms))?;
+        state.open_count = size - begin;
+        Ok(Self { state: RwLock::new(state), committed: AtomicUsize::new(0) })
+    }
+
+    /// Adds entries from position `first` on.
+    pub(super) fn append(&self, first: u64, terms: &[Vec<Term>]) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for (position, terms) in (first..).zip(terms) {
+            let within = u16::try_from(position % SEGMENT).expect("a position within a segment has 16 bits");
+            add(&mut state.open, within, terms);
+            state.open_count += 1;
+            if state.open_count == SEGMENT {
+                let postings = std::mem::take(&mut state.open);
+                state.open_count = 0;
+                let closing = Arc::new(Closing { n: position / SEGMENT, postings, chunks: OnceLock::new() });
+                state.segments.push(Segment::Closing(closing.clone()));
+                std::thread::spawn(move || closing.chunks.get_or_init(|| cut(closing.n, &closing.postings)).len());
+            }
+        }
+    }
+
+    /// Candidates with one term of each list, within the range, in the order asked for.
+    pub(super) fn find(
+        &self,
+        connection: &Connection,
+        wanted: &[Vec<Term>],
+        range: Range<u64>,
+        order: Order,
+        limit: usize,
+    ) -> Result<Found, StoreError> {
+        let mut found = Found::default();
+        if range.is_empty() {
+            return Ok(found);
+        }
+        let segments = range.start / SEGMENT..range.end.div_ceil(SEGMENT);
+        let walk: Box<dyn Iterator<Item = u64>> = match order {
+            Order::NewestFirst => Box::new(segments.rev()),
+            Order::OldestFirst => Box::new(segments),
+        };
+        for n in walk {
+            let begin = n * SEGMENT;
+            let within = range.start.max(begin)..range.end.min(begin + SEGMENT);
+            let mut positions = self.positions(connection, n, wanted, within)?;
+            if order == Order::NewestFirst {
+                positions.reverse();
+            }
+            for position in positions {
+                if found.sequences.len() == limit {
+                    found.next = Some(position);
+                    return Ok(found);
+                }
+                found.sequences.push(position);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Positions in segment `n` and `range` that have one term of each list, rising.
+    fn positions(
+        &self,
+        connection: &Connection,
+        n: u64,
+        wanted: &[Vec<Term>],
+        range: Range<u64>,
+    ) -> Result<Vec<u64>, StoreError> {
+        let begin = n * SEGMENT;
+        let mut hits: Option<Vec<u16>> = None;
+        for either in wanted {
+            let mut list = Vec::new();
+            for term in either {
+                self.postings(connection, n, *term, &mut list)?;
+            }
+            list.sort_unstable();
+            list.dedup();
+            hits = Some(match hits {
+                None => list,
+                Some(before) => before.into_iter().filter(|it| list.binary_search(it).is_ok()).collect(),
+            });
+            if hits.as_ref().is_some_and(Vec::is_empty) {
+                return Ok(Vec::new());
+            }
+        }
+        Ok(match hits {
+            None => range.collect(),
+            Some(hits) => hits.into_iter().map(|it| begin + u64::from(it)).filter(|it| range.contains(it)).collect(),
+        })
+    }
+
+    fn postings(&self, connection: &Connection, n: u64, term: Term, out: &mut Vec<u16>) -> Result<(), StoreError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let in_memory = |postings: &HashMap<Term, Vec<u16>>, out: &mut Vec<u16>| {
+            out.extend(postings.get(&term).into_iter().flatten());
+        };
+        match state.segments.get(usize::try_from(n).unwrap_or(usize::MAX)) {
+            None => in_memory(&state.open, out),
+            Some(Segment::Closing(closing)) => in_memory(&closing.postings, out),
+            Some(Segment::Closed(closed)) => {
+                let chunks = closed.chunks_with(term);
+                drop(state);
+                for chunk in chunks {
+                    let bytes = read_chunk(connection, chunk_key(n, term.dimension as u8, chunk))?;
+                    chunk::groups(&bytes, &mut |key, positions| {
+                        if key == term.key {
+                            out.extend(positions);
+                        }
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the next pieces of a closing segment's index into a transaction.
+    pub(super) fn write_pending(&self, connection: &Connection) -> Result<Written, StoreError> {
+        let nothing = Written { chunks: 0, closed: None };
+        let Some(closing) = self.closing() else { return Ok(nothing) };
+        let Some(chunks) = closing.chunks.get() else { return Ok(nothing) };
+        let done = self.committed.load(Ordering::Relaxed);
+        let end = chunks.len().min(done + CHUNKS_PER_COMMIT);
+        insert(connection, &chunks[done..end])?;
+        let closed = if end == chunks.len() { Some(close(connection, &closing, chunks)?) } else { None };
+        Ok(Written { chunks: end - done, closed })
+    }
+
+    /// Takes note that what [`Index::write_pending`] wrote is committed.
+    pub(super) fn pending_written(&self, written: Written) {
+        self.committed.fetch_add(written.chunks, Ordering::Relaxed);
+        let Some(closed) = written.closed else { return };
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = state.segments.iter_mut().find(|it| matches!(it, Segment::Closing(_))) {
+            *slot = Segment::Closed(closed);
+        }
+        self.committed.store(0, Ordering::Relaxed);
+    }
+
+    fn closing(&self) -> Option<Arc<Closing>> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.segments.iter().find_map(|it| match it {
+            Segment::Closing(closing) => Some(closing.clone()),
+            Segment::Closed(_) => None,
+        })
+    }
+}
+
+impl Closed {
+    /// The numbers of the chunks that may hold a term.
+    fn chunks_with(&self, term: Term) -> Range<usize> {
+        let denied = match term.dimension {
+            Dimension::Id => !self.ids.may_hold(term),
+            Dimension::Patient => !self.patients.may_hold(term),
+            _ => false,
+        };
+        let Some(fences) = self.fences.get(&(term.dimension as u8)).filter(|_| !denied) else { return 0..0 };
+        let begin = fences.partition_point(|first| *first < term.key).saturating_sub(1);
+        begin..fences.partition_point(|first| *first <= term.key)
+    }
+}
+
+/// The stored index of a closed segment, for the verifier.
+pub(super) fn stored(connection: &Connection, n: u64) -> Result<Option<Postings>, StoreError> {
+    let Some(closed) = load_closed(connection, n)? else { return Ok(None) };
+    let mut out = Postings::new();
+    for (dimension, fences) in &closed.fences {
+        for chunk in 0..fences.len() {
+            let bytes = read_chunk(connection, chunk_key(n, *dimension, chunk))?;
+            chunk::groups(&bytes, &mut |key, positions| out.entry((*dimension, key)).or_default().extend(positions))?;
+        }
+    }
+    Ok(Some(out))
+}
+
+fn add(postings: &mut HashMap<Term, Vec<u16>>, position: u16, terms: &[Term]) {
+    for term in terms {
+        postings.entry(*term).or_default().push(position);
+    }
+}
+
+/// Reads entries and works out their terms again.
+fn read_terms(
+    connection: &Connection,
+    range: Range<u64>,
+    each: &mut dyn FnMut(u16, Vec<Term>),
+) -> Result<(), StoreError> {
+    let mut wrong = None;
+    read::scan(connection, range, &mut |row| match Meta::decode(&row.meta) {
+        Ok(meta) => {
+            each(u16::try_from(row.sequence % SEGMENT).expect("a position within a segment has 16 bits"), terms(&meta));
+            true
+        }
+        Err(error) => {
+            wrong = Some(StoreError::Corrupt(format!("the metadata of entry {} does not read: {error}", row.sequence)));
+            false
+        }
+    })?;
+    wrong.map_or(Ok(()), Err)
+}
+
+/// Makes the index of a full segment that was not finished, in one transaction of its own.
+fn rebuild(connection: &Connection, n: u64) -> Result<Closed, StoreError> {
+    let mut postings = HashMap::new();
+    read_terms(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, terms| {
+        add(&mut postings, position, &terms)
+    })?;
+    let closing = Closing { n, postings, chunks: OnceLock::new() };
+    let chunks = cut(n, &closing.postings);
+    let transaction = connection.unchecked_transaction().map_err(unavailable)?;
+    let keys = params![chunk_key(n, 0, 0), chunk_key(n + 1, 0, 0)];
+    transaction.execute("DELETE FROM posting WHERE key >= ?1 AND key < ?2", keys).map_err(unavailable)?;
+    insert(&transaction, &chunks)?;
+    let closed = close(&transaction, &closing, &chunks)?;
+    transaction.commit().map_err(unavailable)?;
+    Ok(closed)
+}
+
+/// Cuts the postings of a segment into chunks with their keys, dimension by dimension, key by key.
+fn cut(n: u64, postings: &HashMap<Term, Vec<u16>>) -> Vec<(i64, Chunk)> {
+    let mut sorted: Vec<_> = postings.iter().collect();
+    sorted.sort_unstable_by_key(|(term, _)| **term);
+    let mut out = Vec::new();
+    for group in sorted.chunk_by(|a, b| a.0.dimension == b.0.dimension) {
+        let dimension = group[0].0.dimension as u8;
+        let chunks = chunk::cut(group.iter().map(|(term, positions)| (term.key, positions.as_slice())));
+        out.extend(chunks.into_iter().enumerate().map(|(number, chunk)| (chunk_key(n, dimension, number), chunk)));
+    }
+    out
+}
+
+fn insert(connection: &Connection, chunks: &[(i64, Chunk)]) -> Result<(), StoreError> {
+    let mut insert =
+        connection.prepare_cached("INSERT INTO posting (key, chunk) VALUES (?1, ?2)").map_err(unavailable)?;
+    for (key, chunk) in chunks {
+        insert.execute(params![key, chunk.bytes]).map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// Writes the row that says a segment's index is complete.
+fn close(connection: &Connection, closing: &Closing, chunks: &[(i64, Chunk)]) -> Result<Closed, StoreError> {
+    let mut fences: HashMap<u8, Vec<u64>> = HashMap::new();
+    for (key, chunk) in chunks {
+        fences.entry(dimension_of(*key)).or_default().push(chunk.first);
+    }
+    let of = |dimension| {
+        Filter::new(closing.postings.keys().filter(|it| it.dimension == dimension).collect::<Vec<_>>().into_iter())
+    };
+    let closed = Closed { fences, ids: of(Dimension::Id), patients: of(Dimension::Patient) };
+    let mut bytes = Vec::new();
+    let mut dimensions: Vec<_> = closed.fences.iter().collect();
+    dimensions.sort_unstable_by_key(|(dimension, _)| **dimension);
+    for (dimension, fences) in dimensions {
+        bytes.push(*dimension);
+        bytes.extend_from_slice(&(fences.len() as u64).to_be_bytes());
+        fences.iter().for_each(|fence| bytes.extend_from_slice(&fence.to_be_bytes()));
+    }
+    let filters =
+        [&(closed.ids.bytes().len() as u64).to_be_bytes(), closed.ids.bytes(), closed.patients.bytes()].concat();
+    let sql = "INSERT INTO segment (n, fences, filters) VALUES (?1, ?2, ?3)";
+    connection.execute(sql, params![signed(closing.n), bytes, filters]).map_err(unavailable)?;
+    Ok(closed)
+}
+
+fn load_closed(connection: &Connection, n: u64) -> Result<Option<Closed>, StoreError> {
+    let sql = "SELECT fences, filters FROM segment WHERE n = ?1";
+    let row: Option<(Vec<u8>, Vec<u8>)> =
+        connection.query_row(sql, [signed(n)], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(unavailable)?;
+    let Some((fences, filters)) = row else { return Ok(None) };
+    let corrupt = || StoreError::Corrupt(format!("the index of segment {n} does not read"));
+    let take_u64 = |rest: &mut &[u8]| -> Option<u64> {
+        let (head, tail) = rest.split_at_checked(8)?;
+        *rest = tail;
+        Some(u64::from_be_bytes(head.try_into().ok()?))
+    };
+    let mut rest = fences.as_slice();
+    let mut by_dimension = HashMap::new();
+    while let Some((dimension, tail)) = rest.split_first() {
+        rest = tail;
+        let count = take_u64(&mut rest).ok_or_else(corrupt)?;
+        let keys = (0..count).map_while(|_| take_u64(&mut rest)).collect::<Vec<_>>();
+        if keys.len() as u64 != count {
+            return Err(corrupt());
+        }
+        by_dimension.insert(*dimension, keys);
+    }
+    let mut rest = filters.as_slice();
+    let length = take_u64(&mut rest).and_then(|it| usize::try_from(it).ok()).ok_or_else(corrupt)?;
+    let (ids, patients) = rest.split_at_checked(length).ok_or_else(corrupt)?;
+    Ok(Some(Closed { fences: by_dimension, ids: Filter::from_bytes(ids)?, patients: Filter::from_bytes(patients)? }))
+}
+
+fn read_chunk(connection: &Connection, key: i64) -> Result<Vec<u8>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT chunk FROM posting WHERE key = ?1").map_err(unavailable)?;
+    let bytes = statement.query_row([key], |row| row.get(0)).optional().map_err(unavailable)?;
+    bytes.ok_or_else(|| StoreError::Corrupt("a chunk of the index is not there".into()))
+}
+
+fn chunk_key(segment: u64, dimension: u8, chunk: usize) -> i64 {
+    let chunk = u64::try_from(chunk).expect("a segment has fewer than 2^16 chunks in a dimension");
+    signed(segment << 24 | u64::from(dimension) << 16 | chunk)
+}
+
+fn dimension_of(key: i64) -> u8 {
+    key.to_be_bytes()[5]
+}

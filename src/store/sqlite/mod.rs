@@ -1,0 +1,239 @@
+//! The store in one SQLite file: one writing connection, a pool of read-only ones, write-ahead log, every commit synced.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::{Connection, params};
+
+use crate::domain::index::Term;
+use crate::ledger::hash::Hash;
+
+use super::{Batch, Found, Order, Row, StateRow, Store, StoreError};
+use index::Index;
+
+mod chunk;
+mod filter;
+mod index;
+mod open;
+mod pool;
+mod read;
+
+pub use index::Postings;
+pub use open::{APPLICATION_ID, SCHEMA_VERSION};
+
+/// A vault's database.
+pub struct SqliteStore {
+    path: PathBuf,
+    size: AtomicU64,
+    writer: Mutex<Connection>,
+    readers: pool::Pool,
+    index: Index,
+}
+
+impl SqliteStore {
+    /// Makes a new database. Refuses when the file exists.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`] or [`StoreError::Unavailable`].
+    pub fn create(path: &Path) -> Result<(), StoreError> {
+        open::create(path)
+    }
+
+    /// Opens a database for reading and writing, and checks that it is one of ours, sound and durable. The index of
+    /// segments that was not finished when the process last ended is finished first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`] says what is wrong and what to do.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let writer = open::writer(path)?;
+        let size = read::size(&writer)?;
+        let index = Index::load(&writer, size)?;
+        let readers = pool::Pool::new(path);
+        Ok(Self { path: path.to_owned(), size: AtomicU64::new(size), writer: Mutex::new(writer), readers, index })
+    }
+
+    /// Opens a database for reading only, as `verify` does beside a running server.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`] or [`StoreError::Unavailable`].
+    pub fn reader(path: &Path) -> Result<Reader, StoreError> {
+        let connection = open::reader(path)?;
+        open::check_identity(&connection, path)?;
+        Ok(Reader { connection })
+    }
+}
+
+impl Store for SqliteStore {
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn append(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let size = self.size();
+        if batch.rows.first().is_some_and(|row| row.sequence != size) {
+            return Err(StoreError::Stale);
+        }
+        // One transaction: if the process dies before the commit returns, none of the batch is in; after it, all of it is,
+        // synced. Pieces of a closed segment's index ride along, so that closing one never makes a writer wait for long.
+        let transaction =
+            writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(unavailable)?;
+        insert(&transaction, batch)?;
+        let written = self.index.write_pending(&transaction)?;
+        transaction.commit().map_err(unavailable)?;
+        self.index.pending_written(written);
+        self.index.append(size, batch.terms);
+        self.size.store(size + batch.rows.len() as u64, Ordering::Release);
+        Ok(())
+    }
+
+    fn rows(&self, sequences: &[u64]) -> Result<Vec<Row>, StoreError> {
+        self.readers.with(|connection| read::rows(connection, sequences))
+    }
+
+    fn scan(&self, range: Range<u64>, each: &mut dyn FnMut(Row) -> bool) -> Result<(), StoreError> {
+        self.readers.with(|connection| read::scan(connection, range, each))
+    }
+
+    fn leaves(&self, range: Range<u64>) -> Result<Vec<Hash>, StoreError> {
+        self.readers.with(|connection| read::leaves(connection, range))
+    }
+
+    fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError> {
+        self.readers.with(|connection| read::tile(connection, level, index))
+    }
+
+    fn find(&self, terms: &[Vec<Term>], range: Range<u64>, order: Order, limit: usize) -> Result<Found, StoreError> {
+        let range = range.start..range.end.min(self.size());
+        self.readers.with(|connection| self.index.find(connection, terms, range.clone(), order, limit))
+    }
+
+    fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError> {
+        self.readers.with(|connection| read::state(connection, kind))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |it| it.len());
+        length(&self.path) + length(&open::beside(&self.path, "-wal"))
+    }
+}
+
+/// A read-only view for the verifier: rows, tiles and what the index says.
+pub struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    /// How many entries there are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn size(&self) -> Result<u64, StoreError> {
+        read::size(&self.connection)
+    }
+
+    /// Calls `each` with whatever rows there are in a range, gaps and all, by rising position.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub fn scan(&self, range: Range<u64>, each: &mut dyn FnMut(Row)) -> Result<(), StoreError> {
+        read::scan_raw(&self.connection, range, &mut |row| {
+            each(row);
+            true
+        })
+    }
+
+    /// All tiles: level, index, hashes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError> {
+        read::tile(&self.connection, level, index)
+    }
+
+    /// How many tiles there are in all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn tile_count(&self) -> Result<u64, StoreError> {
+        read::count(&self.connection, "SELECT count(*) FROM tile")
+    }
+
+    /// The stored index of a closed segment, as terms and positions; `None` if its index is not written yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it does not read.
+    pub fn segment(&self, n: u64) -> Result<Option<Postings>, StoreError> {
+        index::stored(&self.connection, n)
+    }
+
+    /// All state rows of a kind.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError> {
+        read::state(&self.connection, kind)
+    }
+
+    /// Begins a read transaction, so that everything is read of one moment while a server goes on writing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn freeze(&self) -> Result<(), StoreError> {
+        self.connection.execute_batch("BEGIN").map_err(unavailable)?;
+        self.size().map(|_| ())
+    }
+
+    /// What SQLite's own quick check says, if it is not "ok".
+    ///
+    /// # Errors
+    /// [`StoreError`] when the check itself cannot run.
+    pub fn structure(&self) -> Result<Option<String>, StoreError> {
+        read::quick_check(&self.connection)
+    }
+}
+
+fn insert(connection: &Connection, batch: &Batch<'_>) -> Result<(), StoreError> {
+    let sql = "INSERT INTO entry (sequence, meta, received_at, patient_previous, patient_number, commitment, leaf, sealed) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let mut entry = connection.prepare_cached(sql).map_err(unavailable)?;
+    for row in batch.rows {
+        let values = params![
+            signed(row.sequence),
+            row.meta,
+            row.received_at,
+            signed(row.patient_previous),
+            signed(row.patient_number),
+            row.commitment,
+            row.leaf.as_bytes(),
+            row.sealed
+        ];
+        entry.execute(values).map_err(unavailable)?;
+    }
+    for tile in batch.tiles {
+        let hashes: Vec<u8> = tile.hashes.iter().flat_map(|hash| hash.0).collect();
+        let mut insert = connection
+            .prepare_cached("INSERT INTO tile (level, n, hashes) VALUES (?1, ?2, ?3)")
+            .map_err(unavailable)?;
+        insert.execute(params![tile.level, signed(tile.index), hashes]).map_err(unavailable)?;
+    }
+    for row in batch.state {
+        let sql = "INSERT INTO state (kind, id, body, tag) VALUES (?1, ?2, ?3, ?4) \
+                   ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body, tag = excluded.tag";
+        let mut put = connection.prepare_cached(sql).map_err(unavailable)?;
+        put.execute(params![row.kind, row.id, row.body, row.tag]).map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// SQLite counts with signed integers; a ledger never comes near 2^63.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).expect("positions and counts stay below 2^63")
+}
+
+fn unavailable(error: rusqlite::Error) -> StoreError {
+    // SQLite's own messages name tables and columns, never values.
+    StoreError::Unavailable(error.to_string())
+}

@@ -1,0 +1,282 @@
+//! Opening the database with distrust: version, file system, identity, schema text and settings are checked, never assumed.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+use sha2::{Digest, Sha256};
+
+use super::super::StoreError;
+use super::unavailable;
+
+/// Marks the file as a phivault database ("PHIV").
+pub const APPLICATION_ID: i64 = 0x5048_4956;
+/// The schema this program reads and writes.
+pub const SCHEMA_VERSION: i64 = 1;
+
+const INIT: &str = include_str!("migrations/0001_init.sql");
+/// SHA-256 over the schema text that [`INIT`] leaves behind: an edited trigger or table shows.
+const SCHEMA_DIGEST: &str = "16a2d06740d5ddda1c31ce52afaeb3c485eb469c0b8b00aa5c0023cc79e87244";
+/// Versions before 3.51.3 can lose a commit when a WAL reset meets a checkpoint.
+const OLDEST_SQLITE: i32 = 3_051_003;
+/// WAL pages after which the writer checkpoints.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
+/// Settings of the writing connection, each read back after it is set.
+const WRITER_PRAGMAS: [(&str, &str); 10] = [
+    ("journal_mode", "wal"),
+    ("synchronous", "2"),
+    ("foreign_keys", "1"),
+    ("recursive_triggers", "1"),
+    ("trusted_schema", "0"),
+    ("cell_size_check", "1"),
+    ("secure_delete", "1"),
+    ("temp_store", "2"),
+    ("busy_timeout", "5000"),
+    ("journal_size_limit", "67108864"),
+];
+
+/// Makes the database file, its folder entry included, durable before it returns.
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+    check_version()?;
+    let flags = OpenOptions::new().write(true).create_new(true).clone();
+    let file = create_private(flags, path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            StoreError::Unsuitable(format!("There is a database at {} already; nothing was changed.", path.display()))
+        }
+        _ => StoreError::Unsuitable(format!("The database {} could not be made: {error}", path.display())),
+    })?;
+    drop(file);
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unavailable)?;
+    connection
+        .execute_batch("PRAGMA page_size = 4096; PRAGMA auto_vacuum = NONE; PRAGMA synchronous = EXTRA;")
+        .map_err(unavailable)?;
+    let identity = format!(
+        "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {INIT} COMMIT;"
+    );
+    connection.execute_batch(&identity).map_err(unavailable)?;
+    set(&connection, &WRITER_PRAGMAS)?;
+    connection.close().map_err(|(_, error)| unavailable(error))?;
+    sync_folder(path)
+}
+
+/// The writing connection of an existing database.
+pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
+    check_version()?;
+    check_present(path)?;
+    check_file_system(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
+    // Identity first: nothing is set on a file that is not ours.
+    connection.execute_batch("PRAGMA busy_timeout = 5000").map_err(unavailable)?;
+    check_identity(&connection, path)?;
+    set(&connection, &WRITER_PRAGMAS)?;
+    set(&connection, &[("wal_autocheckpoint", &CHECKPOINT_PAGES.to_string())])?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(unavailable)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// A read-only connection.
+pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
+    check_version()?;
+    check_present(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
+    let pragmas = [
+        ("query_only", "1"),
+        ("trusted_schema", "0"),
+        ("cell_size_check", "1"),
+        ("busy_timeout", "5000"),
+        ("temp_store", "2"),
+    ];
+    set(&connection, &pragmas)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Checks that the file is a phivault database of a schema this program knows, with the schema text it should have.
+pub(super) fn check_identity(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let broken = |error: rusqlite::Error| {
+        StoreError::Unsuitable(format!(
+            "{} is not a readable SQLite database ({error}). Restore it from a backup.",
+            path.display()
+        ))
+    };
+    let (application, version) = (number("application_id").map_err(broken)?, number("user_version").map_err(broken)?);
+    if application != APPLICATION_ID {
+        return Err(StoreError::Unsuitable(format!(
+            "{} is not a phivault database. Check the path `data_dir` in the settings.",
+            path.display()
+        )));
+    }
+    if version != SCHEMA_VERSION {
+        return Err(StoreError::Unsuitable(format!(
+            "{} has schema version {version}, this program knows {SCHEMA_VERSION}. Use the phivault version that wrote it, or a newer one.",
+            path.display()
+        )));
+    }
+    if schema_digest(connection)? != SCHEMA_DIGEST {
+        return Err(StoreError::Unsuitable(format!(
+            "The schema of {} was altered (a table or trigger differs). Do not write to it: run `phivault verify`, then restore a backup.",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// SHA-256 over the schema text of a database.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] when it cannot be read.
+pub(super) fn schema_digest(connection: &Connection) -> Result<String, StoreError> {
+    let sql = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name";
+    let mut statement = connection.prepare(sql).map_err(unavailable)?;
+    let mut rows = statement.query([]).map_err(unavailable)?;
+    let mut text = String::new();
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        for column in 0..4 {
+            let part: String = row.get(column).map_err(unavailable)?;
+            write!(text, "{}:{part};", part.len()).expect("writing to a string does not fail");
+        }
+    }
+    Ok(hex::encode(Sha256::digest(text.as_bytes())))
+}
+
+/// `path` with something appended to its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn set(connection: &Connection, pragmas: &[(&str, &str)]) -> Result<(), StoreError> {
+    for (name, wanted) in pragmas {
+        connection.execute_batch(&format!("PRAGMA {name} = {wanted}")).map_err(unavailable)?;
+        let found = connection.pragma_query_value(None, name, |row| match row.get_ref(0)? {
+            rusqlite::types::ValueRef::Integer(number) => Ok(number.to_string()),
+            other => Ok(other.as_str().unwrap_or_default().to_owned()),
+        });
+        let found = found.map_err(unavailable)?;
+        if found != *wanted {
+            return Err(StoreError::Unsuitable(format!(
+                "SQLite did not take the setting {name} = {wanted} (it is {found}). The file system may not support it; use a local disk."
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_version() -> Result<(), StoreError> {
+    if rusqlite::version_number() >= OLDEST_SQLITE {
+        return Ok(());
+    }
+    Err(StoreError::Unsuitable(format!(
+        "SQLite {} can lose commits; 3.51.3 or newer is needed. Build with the bundled one.",
+        rusqlite::version()
+    )))
+}
+
+fn check_present(path: &Path) -> Result<(), StoreError> {
+    if path.is_file() {
+        return Ok(());
+    }
+    Err(StoreError::Unsuitable(format!(
+        "There is no database at {}. `phivault init` makes a vault; `data_dir` in the settings says where it is.",
+        path.display()
+    )))
+}
+
+/// WAL needs shared memory between processes of one machine; network file systems do not give it.
+fn check_file_system(path: &Path) -> Result<(), StoreError> {
+    const NETWORK: [(i64, &str); 6] = [
+        (0x6969, "NFS"),
+        (0xff53_4d42, "CIFS"),
+        (0xfe53_4d42, "SMB2"),
+        (0x517b, "SMB"),
+        (0x0102_1997, "9p"),
+        (0x00c3_6400, "Ceph"),
+    ];
+    let Ok(file_system) = rustix::fs::statfs(path) else { return Ok(()) };
+    #[expect(clippy::unnecessary_cast, reason = "the type differs between platforms")]
+    let kind = file_system.f_type as i64;
+    match NETWORK.iter().find(|(magic, _)| *magic == kind) {
+        None => Ok(()),
+        Some((_, name)) => Err(StoreError::Unsuitable(format!(
+            "{} lies on a network file system ({name}), where SQLite cannot keep its promises. Put `data_dir` on a local disk.",
+            path.display()
+        ))),
+    }
+}
+
+fn create_private(mut options: OpenOptions, path: &Path) -> std::io::Result<File> {
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn sync_folder(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(folder).and_then(|it| it.sync_all()).map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vault.db");
+        create(&path).unwrap();
+        (folder, path)
+    }
+
+    fn refusal(path: &Path) -> String {
+        writer(path).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_new_database_has_the_schema_that_is_compiled_in() {
+        let (_folder, path) = fresh();
+        assert_eq!(schema_digest(&reader(&path).unwrap()).unwrap(), SCHEMA_DIGEST);
+        writer(&path).unwrap();
+        assert!(create(&path).unwrap_err().to_string().contains("already"));
+    }
+
+    #[test]
+    fn an_altered_trigger_a_newer_schema_and_a_foreign_file_are_refused_with_the_remedy() {
+        let (_folder, path) = fresh();
+        let raw = Connection::open(&path).unwrap();
+        raw.execute_batch("DROP TRIGGER entry_stays").unwrap();
+        assert!(refusal(&path).contains("schema"), "{}", refusal(&path));
+        raw.execute_batch("PRAGMA user_version = 99").unwrap();
+        assert!(refusal(&path).contains("version 99"));
+        raw.execute_batch("PRAGMA application_id = 1").unwrap();
+        assert!(refusal(&path).contains("not a phivault database"));
+        drop(raw);
+        std::fs::write(&path, b"not a database at all, but long enough to be looked at").unwrap();
+        assert!(refusal(&path).contains("not a readable SQLite database"), "{}", refusal(&path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(refusal(&path).contains("phivault init"));
+    }
+
+    #[test]
+    fn entries_can_neither_be_changed_nor_deleted_nor_replaced() {
+        let (_folder, path) = fresh();
+        let raw = writer(&path).unwrap();
+        let insert = "INSERT INTO entry VALUES (?1, x'01', 1, 0, 0, zeroblob(32), zeroblob(32), x'02')";
+        raw.execute(insert, [0]).unwrap();
+        for statement in [
+            "UPDATE entry SET meta = x'09'",
+            "UPDATE entry SET received_at = 2",
+            "DELETE FROM entry",
+            "INSERT INTO entry VALUES (5, x'01', 1, 0, 0, zeroblob(32), zeroblob(32), x'02')",
+            "INSERT OR REPLACE INTO entry VALUES (0, x'09', 1, 0, 0, zeroblob(32), zeroblob(32), x'02')",
+        ] {
+            assert!(raw.execute_batch(statement).is_err(), "{statement}");
+        }
+        raw.execute("UPDATE entry SET sealed = x'03'", []).unwrap();
+    }
+}

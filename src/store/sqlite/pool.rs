@@ -1,0 +1,68 @@
+//! Read-only connections, opened when needed, kept, and bounded in number.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use rusqlite::Connection;
+
+use super::super::StoreError;
+use super::open;
+
+/// The most read-only connections at a time; who comes later waits.
+const MOST: usize = 8;
+
+pub(super) struct Pool {
+    path: PathBuf,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+struct State {
+    idle: Vec<Connection>,
+    out: usize,
+}
+
+impl Pool {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), state: Mutex::new(State { idle: Vec::new(), out: 0 }), returned: Condvar::new() }
+    }
+
+    /// Runs something with a connection.
+    pub(super) fn with<T>(&self, run: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let lent = Lent { pool: self, connection: Some(self.take()?) };
+        run(lent.connection.as_ref().expect("a connection is lent until it is dropped"))
+    }
+
+    fn take(&self) -> Result<Connection, StoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.out == MOST {
+            state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.out += 1;
+        if let Some(connection) = state.idle.pop() {
+            return Ok(connection);
+        }
+        drop(state);
+        open::reader(&self.path).inspect_err(|_| self.give(None))
+    }
+
+    fn give(&self, connection: Option<Connection>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.out -= 1;
+        state.idle.extend(connection);
+        drop(state);
+        self.returned.notify_one();
+    }
+}
+
+/// Gives the connection back however the work with it ends.
+struct Lent<'a> {
+    pool: &'a Pool,
+    connection: Option<Connection>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.pool.give(self.connection.take());
+    }
+}

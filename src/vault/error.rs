@@ -1,0 +1,70 @@
+//! Why the vault did not do as asked.
+
+use crate::crypto::keyring::KeyringError;
+use crate::domain::issue::Issue;
+use crate::keyfile::FileError;
+use crate::store::StoreError;
+
+/// Why an operation did not happen. Nothing in it names a patient or repeats a value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// The caller's role does not allow it.
+    #[error("the role of this token does not allow this")]
+    Denied,
+    /// There is no entry or token of that id.
+    #[error("there is nothing of that id here")]
+    NotFound,
+    /// The input is wrong; says all that is.
+    #[error("the input is not acceptable")]
+    Invalid(Vec<Issue>),
+    /// An id was used before with other content.
+    #[error("the id was used before with other content")]
+    Conflict(Vec<Issue>),
+    /// The cursor is not one of ours, or of another query.
+    #[error("the cursor does not belong to this query")]
+    BadCursor,
+    /// The queue is full; nothing was taken.
+    #[error("the vault is busy and took nothing; try again")]
+    Busy,
+    /// The vault is stopping, or the outcome of a write is unknown; retrying with the same id is safe.
+    #[error("the vault could not confirm the write; try again with the same id")]
+    Unknown,
+    /// The key that sealed the entry was destroyed.
+    #[error("the key that sealed this was destroyed")]
+    Shredded,
+    /// What was read does not agree with the ledger.
+    #[error("what is stored does not agree with the ledger: {0}")]
+    Integrity(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key or lock file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Why a vault did not open. Each sentence says what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key file or the lock.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The keyring.
+    #[error("The keyring {path} does not open: {source}. {remedy}")]
+    Keyring {
+        /// The file.
+        path: String,
+        /// Why.
+        source: KeyringError,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The parts of the vault do not belong together, or one was rolled back or altered.
+    #[error("{0}")]
+    Distrust(String),
+}

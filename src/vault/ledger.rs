@@ -1,0 +1,202 @@
+//! The vault's ledger while it runs: the right edge, the newest checkpoint, proofs, and the thread that signs.
+//!
+//! Signing order, and what is true if the process dies after each step:
+//!
+//! 1. the root is taken of what is committed: nothing changed yet;
+//! 2. it is checked to extend the checkpoint in the lock, and signed: nobody has seen it;
+//! 3. it is swapped into the lock: start-up finds a lock that the database must reach, and it does, for it was committed;
+//! 4. it is published: readers see it.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::keyfile::LockFile;
+use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
+use crate::ledger::hash::Hash;
+use crate::ledger::note::NoteSigner;
+use crate::ledger::proof;
+use crate::ledger::tree::{Edge, TILE_WIDTH, TileSource};
+use crate::store::{Store, StoreError};
+
+use super::error::{OpenError, VaultError};
+use super::status::Counters;
+
+/// At most one checkpoint in this time while entries come.
+const SIGN_EVERY: Duration = Duration::from_secs(1);
+/// At least one checkpoint in this time while none come, so that absence can be shown.
+const SIGN_IDLE: Duration = Duration::from_secs(3600);
+
+/// The ledger as readers see it.
+pub(super) struct Ledger {
+    store: Arc<dyn Store>,
+    signer: NoteSigner,
+    origin: String,
+    lock: LockFile,
+    edge: Mutex<Edge>,
+    published: RwLock<Signed>,
+}
+
+/// A signed checkpoint.
+#[derive(Clone)]
+pub struct Signed {
+    /// The C2SP signed note.
+    pub note: String,
+    /// How many entries it covers.
+    pub size: u64,
+    /// The root of the tree over them.
+    pub root: Hash,
+}
+
+impl Ledger {
+    /// Opens the ledger over a store, and distrusts it: the database must reach the lock's checkpoint and have its root.
+    ///
+    /// # Errors
+    /// [`OpenError::Distrust`] when it does not.
+    pub(super) fn open(
+        store: Arc<dyn Store>,
+        edge: Edge,
+        signer: NoteSigner,
+        lock: LockFile,
+    ) -> Result<Self, OpenError> {
+        let origin = signer.verifier_key().name().to_owned();
+        let note = lock.note();
+        let locked = open_checkpoint(&note, &origin, std::slice::from_ref(signer.verifier_key())).map_err(|error| {
+            OpenError::Distrust(format!(
+                "The lock does not hold a checkpoint signed by this vault's signing key ({error}). \
+                 Signing key, lock and database must be of one vault; put the right ones back."
+            ))
+        })?;
+        let published = RwLock::new(Signed { note, size: locked.size, root: locked.root });
+        let ledger = Self { store, signer, origin, lock, edge: Mutex::new(edge), published };
+        let size = ledger.edge().size();
+        if size < locked.size {
+            return Err(OpenError::Distrust(format!(
+                "The database holds {size} entries, but {} were signed: it was rolled back or cut. Do not write to it. \
+                 Put the newest database back, or restore a backup, which begins a new ledger.",
+                locked.size
+            )));
+        }
+        if ledger.root_at(locked.size)? != locked.root {
+            return Err(OpenError::Distrust(format!(
+                "The database differs from what was signed within the first {} entries. Do not write to it. Run `phivault verify` to see what was altered.",
+                locked.size
+            )));
+        }
+        Ok(ledger)
+    }
+
+    /// The newest signed checkpoint.
+    pub(super) fn checkpoint(&self) -> Signed {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The name of the ledger.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Takes over the right edge of what was just committed.
+    pub(super) fn advance(&self, edge: &Edge) {
+        self.edge.lock().unwrap_or_else(PoisonError::into_inner).clone_from(edge);
+    }
+
+    fn edge(&self) -> Edge {
+        self.edge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The root of the tree over the first `size` entries.
+    pub(super) fn root_at(&self, size: u64) -> Result<Hash, StoreError> {
+        proof::root_at(&self.tiles(), size)
+    }
+
+    /// The inclusion proof of an entry in the tree of the newest checkpoint, which it may have to sign first.
+    pub(super) fn inclusion(&self, sequence: u64) -> Result<(Signed, Vec<Hash>), VaultError> {
+        if self.checkpoint().size <= sequence {
+            self.sign()?;
+        }
+        let signed = self.checkpoint();
+        let hashes = proof::inclusion_proof(&self.tiles(), sequence, signed.size)?;
+        Ok((signed, hashes))
+    }
+
+    /// Signs and publishes a checkpoint of what is committed now.
+    pub(super) fn sign(&self) -> Result<(), VaultError> {
+        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        let edge = self.edge();
+        let checkpoint =
+            Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.root(), extensions: Vec::new() };
+        // A checkpoint that does not extend the one before is never signed, whatever memory says.
+        let before = open_checkpoint(&self.lock.note(), &self.origin, std::slice::from_ref(self.signer.verifier_key()))
+            .map_err(|error| VaultError::Integrity(error.to_string()))?;
+        if checkpoint.size < before.size || self.root_at(before.size)? != before.root {
+            return Err(VaultError::Integrity("the ledger no longer extends its last checkpoint".into()));
+        }
+        let note = checkpoint.sign(&self.signer).map_err(|error| VaultError::Integrity(error.to_string()))?;
+        self.lock.swap(&note)?;
+        *published = Signed { note, size: checkpoint.size, root: checkpoint.root };
+        Ok(())
+    }
+
+    fn tiles(&self) -> Tiles<'_> {
+        Tiles { store: &*self.store, edge: self.edge() }
+    }
+}
+
+/// Signs in the background until the sender of `stop` goes away; then signs once more. `idle` is called when nothing was
+/// signed for an hour; it writes an entry, so that the next checkpoint shows that the vault was up and saw nothing.
+pub(super) fn sign_in_background(ledger: &Ledger, counters: &Counters, stop: &Receiver<()>, idle: impl Fn()) {
+    let mut last = Instant::now();
+    loop {
+        let end = match stop.recv_timeout(SIGN_EVERY) {
+            Err(RecvTimeoutError::Timeout) => false,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
+        };
+        if !end && last.elapsed() >= SIGN_IDLE {
+            idle();
+        }
+        let size = ledger.edge().size();
+        if size > ledger.checkpoint().size {
+            match ledger.sign() {
+                Ok(()) => {
+                    counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+                    last = Instant::now();
+                }
+                Err(error) => {
+                    counters.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(%error, "no checkpoint could be signed");
+                }
+            }
+        }
+        if end {
+            return;
+        }
+    }
+}
+
+/// Tiles from the store and from the edge in memory.
+pub(super) struct Tiles<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) edge: Edge,
+}
+
+impl TileSource for Tiles<'_> {
+    type Error = StoreError;
+
+    fn tile(&self, level: u8, index: u64, width: usize) -> Result<Vec<Hash>, StoreError> {
+        let size = u32::from(level).checked_mul(8).and_then(|shift| self.edge.size().checked_shr(shift)).unwrap_or(0);
+        let width_64 = TILE_WIDTH as u64;
+        let hashes = if index == size / width_64 {
+            self.edge.level(level).to_vec()
+        } else if level == 0 {
+            self.store.leaves(index * width_64..(index + 1) * width_64)?
+        } else {
+            self.store.tile(level, index)?.unwrap_or_default()
+        };
+        let hashes = hashes
+            .get(..width)
+            .ok_or_else(|| StoreError::Corrupt(format!("tile {index} of level {level} is not there")))?;
+        Ok(hashes.to_vec())
+    }
+}

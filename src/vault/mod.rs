@@ -1,0 +1,187 @@
+//! What may happen: the one guarded door to a vault. Every operation is authorised and recorded in the same step.
+//!
+//! This room never sees HTTP, command lines or SQL. Its methods block, but for [`Vault::submit`]; call them off the async
+//! threads.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use serde::Serialize;
+use tokio::sync::{Semaphore, oneshot};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission, Role};
+use crate::domain::reason::Vocabulary;
+use crate::domain::rules::Rules;
+use crate::domain::time::Clock;
+use crate::keyfile::ProcessLock;
+use crate::store::Store;
+
+mod blinding;
+mod error;
+mod keys;
+mod ledger;
+mod open;
+mod record;
+mod report;
+mod reveal;
+mod search;
+mod status;
+mod submit;
+mod tokens;
+mod verify;
+mod writer;
+
+pub use error::{OpenError, VaultError};
+pub use keys::{KeyList, KeyVersion, Rotated};
+pub use ledger::Signed;
+pub use open::{Creation, Opening, create};
+pub use report::AccessAsked;
+pub use reveal::MAX_REVEAL;
+pub use search::Page;
+pub use status::{Counters, Readiness};
+pub use submit::Outcome;
+pub use tokens::{TokenIn, TokenMade, TokenView};
+pub use verify::{Finding, Report as VerifyReport, Verdict, VerifyAsked, verify};
+pub use writer::SEAL_EVERY;
+
+/// What a site has decided about its vault.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The rules for entries.
+    pub rules: Rules,
+    /// Whether patient ids are blinded on disk.
+    pub blind_patients: bool,
+    /// Room in the writer's queue, KiB.
+    pub queue_kib: usize,
+}
+
+/// An open vault.
+pub struct Vault {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    keys: Arc<keys::Keys>,
+    ledger: Arc<ledger::Ledger>,
+    vocabulary: Vocabulary,
+    tokens: RwLock<tokens::Tokens>,
+    denials: Mutex<HashMap<String, record::Denials>>,
+    queue: Mutex<writer::Queue>,
+    room: Arc<Semaphore>,
+    counters: Arc<Counters>,
+    threads: Mutex<Option<Threads>>,
+    _process_lock: ProcessLock,
+}
+
+/// What runs in the background.
+struct Threads {
+    writer: JoinHandle<()>,
+    signer: JoinHandle<()>,
+    stop_signer: Sender<()>,
+}
+
+/// The place of an entry in the ledger, checkable by anybody who trusts the checkpoint's signature.
+#[derive(Serialize, ToSchema)]
+pub struct Proof {
+    /// The entry.
+    pub id: Uuid,
+    /// Its position.
+    pub index: u64,
+    /// The size of the tree the proof is for.
+    pub tree_size: u64,
+    /// The leaf hash, hex.
+    pub leaf_hash: String,
+    /// The inclusion proof (RFC 9162 section 2.1.3), hex, the leaf's sibling first.
+    pub hashes: Vec<String>,
+    /// The signed checkpoint (C2SP tlog-checkpoint).
+    pub checkpoint: String,
+}
+
+impl Vault {
+    /// The vocabulary in force.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The newest signed checkpoint, public.
+    pub fn checkpoint(&self) -> Signed {
+        self.ledger.checkpoint()
+    }
+
+    /// The name of the ledger.
+    pub fn origin(&self) -> &str {
+        self.ledger.origin()
+    }
+
+    /// The inclusion proof of an entry. Hashes only, so it is not recorded.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `NotFound`, or what reading says.
+    pub fn proof(&self, caller: &Caller, id: Uuid) -> Result<Proof, VaultError> {
+        self.allow(caller, Permission::Prove, Action::SEARCH)?;
+        let row = writer::find_id(&*self.store, id)?.ok_or(VaultError::NotFound)?;
+        let (signed, hashes) = self.ledger.inclusion(row.sequence)?;
+        Ok(Proof {
+            id,
+            index: row.sequence,
+            tree_size: signed.size,
+            leaf_hash: row.leaf.to_string(),
+            hashes: hashes.iter().map(ToString::to_string).collect(),
+            checkpoint: signed.note,
+        })
+    }
+
+    /// Makes a token from the machine itself, as `init` and `demo` do. Whoever can open the vault may.
+    ///
+    /// # Errors
+    /// [`VaultError::Invalid`], or what recording says.
+    pub fn local_token(&self, role: Role, label: &str) -> Result<TokenMade, VaultError> {
+        let caller = Caller { token_id: "local".into(), label: "local-admin".into(), role: Role::Admin };
+        let view = tokens::check(Some(role.name().into()), Some(label.into()), None, None, self.clock.now())
+            .map_err(VaultError::Invalid)?;
+        self.add_token(&caller, view, record::default_reason())
+    }
+
+    /// Finishes what was taken, seals and signs it, and ends the background threads. Later submissions are refused.
+    ///
+    /// # Errors
+    /// What recording the stop says; the threads are ended all the same.
+    pub fn stop(&self) -> Result<(), VaultError> {
+        let Some(threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let meta = writer::own_meta(Action::VAULT_STOP, Vec::new());
+        let recorded = self.commit_now(vec![writer::prepare(&self.keys, meta, &[])], Vec::new());
+        let stopped = self.send(writer::Message::Stop);
+        drop(threads.writer.join());
+        drop(threads.stop_signer);
+        drop(threads.signer.join());
+        recorded.map(|_| ()).and(stopped)
+    }
+
+    /// Waits until everything committed so far is covered by a seal entry; for tests and before a backup.
+    ///
+    /// # Errors
+    /// [`VaultError::Unknown`] when the vault is stopping.
+    pub fn seal_now(&self) -> Result<(), VaultError> {
+        let (reply, done) = oneshot::channel();
+        self.send(writer::Message::Seal(reply))?;
+        done.blocking_recv().map_err(|_| VaultError::Unknown)
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        // A vault that is dropped without `stop` still ends its threads; the process lock is given back after them.
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            let (dead, _) = channel();
+            *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = dead;
+            drop(threads.stop_signer);
+            drop(threads.signer.join());
+            drop(threads.writer.join());
+        }
+    }
+}

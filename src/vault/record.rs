@@ -1,0 +1,190 @@
+//! The guarded door: every operation is allowed here, and recorded here before its result leaves.
+
+use std::sync::PoisonError;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::domain::action::{Action, Outcome};
+use crate::domain::caller::{Caller, Permission};
+use crate::domain::entry::Receipt;
+use crate::domain::meta::{Actor, Patient, Reason, Record, Related};
+use crate::domain::rules::{Draft, Item, vault_reason};
+use crate::domain::submission::ReasonIn;
+use crate::domain::value::Phi;
+use crate::store::StateRow;
+
+use super::Vault;
+use super::error::VaultError;
+use super::writer::{Job, Message, Prepared, own_meta, prepare};
+
+/// Denials of one token that are recorded within [`DENIAL_WINDOW_SECONDS`]; the rest are counted in the next one, so that a
+/// stray script cannot fill the ledger.
+const DENIALS_RECORDED: u32 = 20;
+const DENIAL_WINDOW_SECONDS: i64 = 60;
+
+/// A reason that was checked, with the note to be sealed.
+pub(super) type CheckedReason = (Reason, Vec<Item>);
+
+/// What the vault records of an operation on itself.
+pub(super) struct Note<'a> {
+    caller: &'a Caller,
+    action: Action,
+    outcome: Outcome,
+    reason: CheckedReason,
+    /// Whose entries were touched, if it was one patient's.
+    pub(super) patient: Option<Patient>,
+    /// Which entry or token.
+    pub(super) record: Option<Record>,
+    /// What else was touched.
+    pub(super) related: Vec<Related>,
+    /// Facts in clear, for verifiers.
+    pub(super) facts: Vec<(String, String)>,
+    /// What is sealed beside the note, such as a filter.
+    pub(super) items: Vec<Item>,
+    /// State that changes with it.
+    pub(super) state: Vec<StateRow>,
+}
+
+impl<'a> Note<'a> {
+    pub(super) fn new(caller: &'a Caller, action: Action, reason: CheckedReason) -> Self {
+        Self {
+            caller,
+            action,
+            outcome: Outcome::Success,
+            reason,
+            patient: None,
+            record: None,
+            related: Vec::new(),
+            facts: Vec::new(),
+            items: Vec::new(),
+            state: Vec::new(),
+        }
+    }
+
+    /// Seals a text with it.
+    pub(super) fn seal(&mut self, path: &str, text: impl Into<String>) {
+        self.items.push(Item { path: path.to_owned(), value: Phi::text(text) });
+    }
+}
+
+/// The reason of what needs none from the caller: running the system.
+pub(super) fn default_reason() -> CheckedReason {
+    (Reason { code: "HSYSADMIN".into(), ..Reason::default() }, Vec::new())
+}
+
+/// How often one token was denied lately.
+pub(super) struct Denials {
+    since: i64,
+    recorded: u32,
+    suppressed: u64,
+}
+
+impl Vault {
+    /// Lets the caller through, or records the denial and refuses.
+    pub(super) fn allow(&self, caller: &Caller, permission: Permission, action: Action) -> Result<(), VaultError> {
+        if caller.role.may(permission) {
+            return Ok(());
+        }
+        self.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(suppressed) = self.denial_to_record(caller) {
+            let mut note = Note::new(caller, action, default_reason());
+            note.outcome = Outcome::Denied;
+            if suppressed > 0 {
+                note.facts.push(("denials_not_recorded".into(), suppressed.to_string()));
+            }
+            self.record(note)?;
+        }
+        Err(VaultError::Denied)
+    }
+
+    /// Whether this denial is recorded, and how many before it were only counted.
+    fn denial_to_record(&self, caller: &Caller) -> Option<u64> {
+        let now = self.clock.now().0;
+        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = denials.entry(caller.token_id.clone()).or_insert(Denials { since: now, recorded: 0, suppressed: 0 });
+        if now - mine.since >= DENIAL_WINDOW_SECONDS * 1_000_000 {
+            (mine.since, mine.recorded) = (now, 0);
+        }
+        if mine.recorded == DENIALS_RECORDED {
+            mine.suppressed += 1;
+            return None;
+        }
+        mine.recorded += 1;
+        Some(std::mem::take(&mut mine.suppressed))
+    }
+
+    /// Checks the reason a caller gives for an operation on the vault.
+    pub(super) fn reason(
+        &self,
+        caller: &Caller,
+        action: Action,
+        reason: ReasonIn,
+    ) -> Result<CheckedReason, VaultError> {
+        vault_reason(reason, action, caller.role.name(), &self.vocabulary).map_err(VaultError::Invalid)
+    }
+
+    /// Records an operation, durably, before its result leaves. If this fails, the operation must not happen.
+    pub(super) fn record(&self, note: Note<'_>) -> Result<Receipt, VaultError> {
+        let Note {
+            caller,
+            action,
+            outcome,
+            reason: (reason, mut items),
+            patient,
+            record,
+            related,
+            mut facts,
+            items: more,
+            state,
+        } = note;
+        items.extend(more);
+        items.sort_by(|a, b| a.path.cmp(&b.path));
+        facts.push(("token".into(), caller.token_id.clone()));
+        facts.sort();
+        let mut meta = own_meta(action, facts);
+        meta.outcome = outcome;
+        meta.actor = Actor { id: caller.label.clone(), role: Some(caller.role.name().to_owned()), ..Actor::default() };
+        (meta.patient, meta.record, meta.related, meta.reason) = (patient, record, related, reason);
+        let mut receipts = self.commit_now(vec![prepare(&self.keys, meta, &items)], state)?;
+        receipts.pop().ok_or(VaultError::Unknown)
+    }
+
+    /// Commits entries of the vault's own. They do not wait for room in the queue: recording a reveal must not be starved by
+    /// a flood of submissions.
+    pub(super) fn commit_now(&self, entries: Vec<Prepared>, state: Vec<StateRow>) -> Result<Vec<Receipt>, VaultError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Job(Job { entries, state, reply, room: None }))?;
+        // Ids of the vault's own entries are fresh, so they race with nobody.
+        answer.blocking_recv().map_err(|_| VaultError::Unknown)?.map_err(|_| VaultError::Unknown)
+    }
+
+    pub(super) fn send(&self, message: Message) -> Result<(), VaultError> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.send(message).map_err(|_| VaultError::Unknown)
+    }
+
+    /// Seals a draft for the writer, blinding it first where the vault blinds.
+    pub(super) fn seal(&self, mut draft: Draft) -> Prepared {
+        if self.settings.blind_patients {
+            let ring = self.keys.ring();
+            super::blinding::blind(&mut draft, ring.index_keys().last().expect("a keyring has an index key"));
+        }
+        prepare(&self.keys, draft.meta, &draft.items)
+    }
+
+    /// The forms a patient id may have on disk: in clear, and one per blind index key, for a vault may have been switched.
+    pub(super) fn patient_forms(&self, id: &str) -> Vec<Patient> {
+        let plain = Patient::Plain(id.to_owned());
+        self.keys.ring().index_keys().iter().map(|key| key.blind(id)).chain([plain]).collect()
+    }
+}
+
+/// What is recorded of a set of entries: how many and a digest, so that the set can be shown later without listing it.
+pub(super) fn set_facts(ids: &[Uuid]) -> Vec<(String, String)> {
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    let digest = sorted.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes())).finalize();
+    vec![("entries".into(), ids.len().to_string()), ("entries_digest".into(), hex::encode(digest))]
+}

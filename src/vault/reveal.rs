@@ -1,0 +1,94 @@
+//! Revealing values: opened and checked, recorded and synced, and only then handed out.
+
+use std::sync::atomic::Ordering;
+
+use uuid::Uuid;
+
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
+use crate::domain::entry::Revealed;
+use crate::domain::issue::Issue;
+use crate::domain::meta::{PATIENT_TYPE, Patient, Related};
+use crate::domain::rules::Item;
+use crate::domain::submission::ReasonIn;
+use crate::domain::value::Phi;
+use crate::store::Row;
+
+use super::Vault;
+use super::error::VaultError;
+use super::record::{Note, set_facts};
+use super::search::{decode, entry_record};
+use super::writer::find_id;
+
+/// The most entries of one reveal.
+pub const MAX_REVEAL: usize = 1_000;
+/// The bytes that a reveal's list of patients may take in its own metadata.
+const MAX_PATIENT_BYTES: usize = 40_000;
+
+impl Vault {
+    /// Reveals the values of entries, all or none. One entry records it: the reason, how many, a digest of their ids, and
+    /// each patient, so that the patient's own trail shows who looked.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `Invalid`, `NotFound`, `Shredded`, `Integrity`, or what recording says; then nothing is shown.
+    pub fn reveal(&self, caller: &Caller, ids: &[Uuid], reason: ReasonIn) -> Result<Vec<Revealed>, VaultError> {
+        self.allow(caller, Permission::Reveal, Action::REVEAL)?;
+        let reason = self.reason(caller, Action::REVEAL, reason)?;
+        if !(1..=MAX_REVEAL).contains(&ids.len()) {
+            let detail = format!("Name 1 to {MAX_REVEAL} entries.");
+            return Err(VaultError::Invalid(vec![Issue::new("/ids", "too_many", detail)]));
+        }
+        let rows = ids
+            .iter()
+            .map(|id| find_id(&*self.store, *id)?.ok_or(VaultError::NotFound))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut revealed = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let meta = decode(row)?;
+            let items = self.open_items(row, &meta)?;
+            revealed.push(Revealed::new(self.view(row)?, items));
+        }
+        let mut note = Note::new(caller, Action::REVEAL, reason);
+        self.name_patients(&mut note, &rows, &revealed)?;
+        note.facts = set_facts(ids);
+        if let [id] = ids {
+            note.record = Some(entry_record(*id));
+        }
+        // Synced before anything leaves; if it cannot be recorded, nothing is shown.
+        self.record(note)?;
+        self.counters.revealed.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        Ok(revealed)
+    }
+
+    /// Names the patients whose entries are revealed: a single one as the entry's own, several as related.
+    fn name_patients(&self, note: &mut Note<'_>, rows: &[Row], revealed: &[Revealed]) -> Result<(), VaultError> {
+        let mut patients: Vec<(Patient, String)> = Vec::new();
+        for (row, shown) in rows.iter().zip(revealed) {
+            if let (Some(patient), Some(view)) = (decode(row)?.patient, &shown.entry.patient)
+                && !patients.iter().any(|(known, _)| *known == patient)
+            {
+                patients.push((patient, view.id.clone()));
+            }
+        }
+        if let [(patient, id)] = patients.as_slice() {
+            note.patient = Some(patient.clone());
+            if !patient.is_plain() {
+                note.items.push(Item { path: "patient/id".into(), value: Phi::text(id) });
+            }
+            return Ok(());
+        }
+        let bytes: usize = patients.iter().map(|(patient, _)| patient.id_text().len() + 32).sum();
+        if bytes > MAX_PATIENT_BYTES {
+            let detail =
+                "These entries belong to too many patients for one record of the reveal; reveal fewer at a time.";
+            return Err(VaultError::Invalid(vec![Issue::new("/ids", "too_many", detail)]));
+        }
+        for (n, (patient, id)) in patients.iter().enumerate() {
+            note.related.push(Related { kind: PATIENT_TYPE.into(), id: patient.id_text() });
+            if !patient.is_plain() {
+                note.items.push(Item { path: format!("related/{n:03}/id"), value: Phi::text(id) });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! Searching the trail: recorded first, then walked newest or oldest first, page by page.
+
+use uuid::Uuid;
+
+use crate::crypto::{label, mac, seal};
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
+use crate::domain::entry::{EntryView, Place};
+use crate::domain::meta::{Meta, Record};
+use crate::domain::query::{Filter, Query, QueryIn, TimeAxis};
+use crate::domain::rules::Item;
+use crate::domain::time::Timestamp;
+use crate::store::{Order, Row};
+
+use super::Vault;
+use super::blinding::unblind;
+use super::error::VaultError;
+use super::record::{Note, default_reason};
+use super::writer::find_id;
+
+/// Candidates looked at for one page. A page may hold fewer entries than asked for when a filter is rare; `next` goes on.
+const MAX_LOOKED_AT: usize = 200_000;
+/// Candidates fetched at a time.
+const FETCH: usize = 1_024;
+/// Version, order, position, bound, id of the recording entry, tag.
+const CURSOR_BYTES: usize = 1 + 1 + 8 + 8 + 16 + 32;
+
+/// One page.
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<EntryView>,
+    /// Where to go on.
+    pub next: Option<String>,
+}
+
+/// Where a walk stands.
+#[derive(Clone, Copy)]
+struct Walk {
+    /// The next position to look at.
+    position: u64,
+    /// Entries at or beyond this came after the first page and are not part of the answer.
+    bound: u64,
+    /// The entry that recorded the query.
+    recorded: Uuid,
+}
+
+impl Vault {
+    /// One page of a search. The first page of a query is recorded, with its filter sealed; the cursor carries that on.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `Invalid`, `BadCursor`, or what recording says.
+    pub fn search(&self, caller: &Caller, asked: QueryIn) -> Result<Page, VaultError> {
+        self.allow(caller, Permission::Search, Action::SEARCH)?;
+        let described = asked.describe();
+        let query = asked.check(|id| self.patient_forms(id)).map_err(VaultError::Invalid)?;
+        let walk = match &query.cursor {
+            Some(cursor) => self.read_cursor(caller, &query, cursor)?,
+            None => self.begin(caller, &query, described)?,
+        };
+        self.walk(caller, &query, walk)
+    }
+
+    /// The metadata of one entry. Recorded.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `NotFound`, or what recording says.
+    pub fn entry(&self, caller: &Caller, id: Uuid) -> Result<EntryView, VaultError> {
+        self.allow(caller, Permission::Search, Action::SEARCH)?;
+        let row = find_id(&*self.store, id)?;
+        let mut note = Note::new(caller, Action::SEARCH, default_reason());
+        note.record = Some(entry_record(id));
+        self.record(note)?;
+        self.view(&row.ok_or(VaultError::NotFound)?)
+    }
+
+    fn begin(&self, caller: &Caller, query: &Query, described: Vec<(&str, String)>) -> Result<Walk, VaultError> {
+        let mut note = Note::new(caller, Action::SEARCH, default_reason());
+        for (name, text) in described {
+            note.seal(&format!("filter/{name}"), text);
+        }
+        let receipt = self.record(note)?;
+        let position = if query.oldest_first { 0 } else { receipt.sequence };
+        Ok(Walk { position, bound: receipt.sequence, recorded: receipt.id })
+    }
+
+    fn walk(&self, caller: &Caller, query: &Query, walk: Walk) -> Result<Page, VaultError> {
+        let range = self.narrow(&query.filter, walk.bound)?;
+        let terms = query.filter.terms();
+        let mut entries = Vec::new();
+        let mut position = walk.position;
+        let mut looked_at = 0;
+        loop {
+            let (part, order) = if query.oldest_first {
+                (position.max(range.start)..range.end, Order::OldestFirst)
+            } else {
+                (range.start..position.min(range.end), Order::NewestFirst)
+            };
+            let found = self.store.find(&terms, part, order, FETCH)?;
+            for row in self.store.rows(&found.sequences)? {
+                let meta = decode(&row)?;
+                if query.filter.matches(&meta, Timestamp(row.received_at)) {
+                    if entries.len() == query.limit {
+                        // One more than fits: there is a next page, and it begins with this entry.
+                        let position = if query.oldest_first { row.sequence } else { row.sequence + 1 };
+                        return Ok(Page {
+                            entries,
+                            next: Some(self.write_cursor(caller, query, Walk { position, ..walk })),
+                        });
+                    }
+                    entries.push(self.view(&row)?);
+                }
+                looked_at += 1;
+            }
+            let Some(next) = found.next else { return Ok(Page { entries, next: None }) };
+            position = if query.oldest_first { next } else { next + 1 };
+            if looked_at >= MAX_LOOKED_AT {
+                return Ok(Page { entries, next: Some(self.write_cursor(caller, query, Walk { position, ..walk })) });
+            }
+        }
+    }
+
+    /// The positions that a filter on the time of receipt leaves; receipt times never fall along the ledger.
+    fn narrow(&self, filter: &Filter, bound: u64) -> Result<std::ops::Range<u64>, VaultError> {
+        if filter.time != TimeAxis::Received {
+            return Ok(0..bound);
+        }
+        let begin = filter.from.map_or(Ok(0), |from| self.first_received_at(from, bound))?;
+        let end = filter.to.map_or(Ok(bound), |to| self.first_received_at(to, bound))?;
+        Ok(begin..end.max(begin))
+    }
+
+    fn first_received_at(&self, time: Timestamp, bound: u64) -> Result<u64, VaultError> {
+        let (mut low, mut high) = (0, bound);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let row = self.store.rows(&[middle])?.pop().expect("one row was asked for");
+            if row.received_at < time.0 { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    fn write_cursor(&self, caller: &Caller, query: &Query, walk: Walk) -> String {
+        let mut bytes = Vec::with_capacity(CURSOR_BYTES);
+        bytes.extend_from_slice(&[1, u8::from(query.oldest_first)]);
+        bytes.extend_from_slice(&walk.position.to_be_bytes());
+        bytes.extend_from_slice(&walk.bound.to_be_bytes());
+        bytes.extend_from_slice(walk.recorded.as_bytes());
+        let tag = self.cursor_tag(caller, query, &bytes);
+        bytes.extend_from_slice(&tag);
+        hex::encode(bytes)
+    }
+
+    /// A cursor is bound to its token, filter and order; anything else is refused.
+    fn read_cursor(&self, caller: &Caller, query: &Query, text: &str) -> Result<Walk, VaultError> {
+        let bytes = hex::decode(text).ok().filter(|it| it.len() == CURSOR_BYTES).ok_or(VaultError::BadCursor)?;
+        let (body, tag) = bytes.split_at(CURSOR_BYTES - 32);
+        let parts: [&[u8]; 3] = [caller.token_id.as_bytes(), &query.filter.canonical(), body];
+        if !mac::verify(self.keys.ring().cursor_key(), label::CURSOR, &parts, tag)
+            || body[1] != u8::from(query.oldest_first)
+        {
+            return Err(VaultError::BadCursor);
+        }
+        let number =
+            |at: usize| u64::from_be_bytes(body[at..at + 8].try_into().expect("eight bytes of a checked cursor"));
+        let recorded = Uuid::from_slice(&body[18..34]).map_err(|_| VaultError::BadCursor)?;
+        Ok(Walk { position: number(2), bound: number(10), recorded })
+    }
+
+    fn cursor_tag(&self, caller: &Caller, query: &Query, body: &[u8]) -> [u8; 32] {
+        let parts: [&[u8]; 3] = [caller.token_id.as_bytes(), &query.filter.canonical(), body];
+        mac::tag(self.keys.ring().cursor_key(), label::CURSOR, &parts)
+    }
+
+    /// The metadata of a row as a reader sees it. Blinded ids are opened for it; nothing else is.
+    pub(super) fn view(&self, row: &Row) -> Result<EntryView, VaultError> {
+        let meta = decode(row)?;
+        let opened = if meta.patient.as_ref().is_some_and(|it| !it.is_plain()) {
+            match self.open_items(row, &meta) {
+                Ok(items) => items,
+                Err(VaultError::Shredded) => Vec::new(),
+                Err(error) => return Err(error),
+            }
+        } else {
+            Vec::new()
+        };
+        let version = seal::header(&row.sealed).map_or(0, |header| header.version);
+        Ok(EntryView::new(&meta, place(row), row.leaf.to_string(), version, &opened))
+    }
+
+    /// Opens the values of a row and puts blinded ids back.
+    pub(super) fn open_row(&self, row: &Row) -> Result<(Meta, Vec<Item>), VaultError> {
+        let mut meta = decode(row)?;
+        let mut items = self.open_items(row, &meta)?;
+        unblind(&mut meta, &mut items);
+        Ok((meta, items))
+    }
+
+    pub(super) fn open_items(&self, row: &Row, meta: &Meta) -> Result<Vec<Item>, VaultError> {
+        let wrong = |error: seal::OpenError| VaultError::Integrity(format!("entry {}: {error}", row.sequence));
+        let header = seal::header(&row.sealed).map_err(wrong)?;
+        let ring = self.keys.ring();
+        let keys = ring.opening(header).ok_or(VaultError::Shredded)?;
+        seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).map_err(wrong)
+    }
+}
+
+pub(super) fn decode(row: &Row) -> Result<Meta, VaultError> {
+    Meta::decode(&row.meta).map_err(|error| {
+        VaultError::Integrity(format!("the metadata of entry {} does not read: {error}", row.sequence))
+    })
+}
+
+pub(super) fn place(row: &Row) -> Place {
+    Place {
+        sequence: row.sequence,
+        received_at: Timestamp(row.received_at),
+        patient_previous: row.patient_previous,
+        patient_number: row.patient_number,
+    }
+}
+
+pub(super) fn entry_record(id: Uuid) -> Record {
+    Record { kind: "Entry".into(), id: id.to_string(), version: None }
+}

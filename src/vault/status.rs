@@ -1,0 +1,92 @@
+//! How the vault is doing: counters for metrics, readiness for load balancers. Nothing here names a person.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Vault;
+
+/// What is counted while the vault runs.
+#[derive(Default)]
+pub struct Counters {
+    /// Entries committed since the start.
+    pub entries: AtomicU64,
+    /// Commits since the start.
+    pub commits: AtomicU64,
+    /// Time of the last commit, microseconds since 1970.
+    pub last_commit: AtomicI64,
+    /// Submissions that were refused as wrong.
+    pub refused: AtomicU64,
+    /// Submissions that were there already.
+    pub duplicates: AtomicU64,
+    /// Requests turned away because the queue was full.
+    pub busy: AtomicU64,
+    /// Requests with a known token that its role does not allow.
+    pub denied: AtomicU64,
+    /// Entries revealed.
+    pub revealed: AtomicU64,
+    /// Checkpoints signed.
+    pub checkpoints: AtomicU64,
+    /// Signing a checkpoint failed; writes go on, the lock does not advance.
+    pub checkpoint_failures: AtomicU64,
+    /// State rows that were not authentic.
+    pub untrusted_state: AtomicU64,
+    /// The writer has ended.
+    pub stopped: AtomicBool,
+}
+
+/// Whether the vault can do its work.
+#[derive(Serialize, ToSchema)]
+pub struct Readiness {
+    /// ready, degraded (it works, something needs attention) or stopped.
+    pub status: &'static str,
+    /// Entries in the ledger.
+    pub ledger_size: u64,
+    /// Entries the newest checkpoint covers.
+    pub checkpoint_size: u64,
+    /// What needs attention.
+    pub problems: Vec<&'static str>,
+}
+
+impl Vault {
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Entries in the ledger.
+    pub fn ledger_size(&self) -> u64 {
+        self.store.size()
+    }
+
+    /// Bytes of the database.
+    pub fn disk_bytes(&self) -> u64 {
+        self.store.disk_bytes()
+    }
+
+    /// KiB waiting in the writer's queue.
+    pub fn queue_kib(&self) -> usize {
+        self.settings.queue_kib.saturating_sub(self.room.available_permits())
+    }
+
+    /// Whether the vault can do its work.
+    pub fn readiness(&self) -> Readiness {
+        let mut problems = Vec::new();
+        if self.counters.checkpoint_failures.load(Ordering::Relaxed) > 0 {
+            problems.push("a checkpoint could not be signed or locked; see the log");
+        }
+        if self.counters.untrusted_state.load(Ordering::Relaxed) > 0 {
+            problems.push("a state row is not authentic and was refused; run phivault verify");
+        }
+        let stopped = self.counters.stopped.load(Ordering::Acquire);
+        let status = if stopped {
+            "stopped"
+        } else if problems.is_empty() {
+            "ready"
+        } else {
+            "degraded"
+        };
+        Readiness { status, ledger_size: self.ledger_size(), checkpoint_size: self.ledger.checkpoint().size, problems }
+    }
+}

@@ -1,0 +1,244 @@
+//! An entry's way in: check, look whether it is there, seal, queue, commit, answer.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
+use crate::domain::entry::Receipt;
+use crate::domain::issue::Issue;
+use crate::domain::rules::{Arrival, Draft, draft};
+use crate::domain::submission::Submission;
+
+use super::Vault;
+use super::error::VaultError;
+use super::writer::{Job, Message, Raced, find_id, receipt};
+
+/// How often a submission is looked up again after another request brought the same id meanwhile.
+const RACES: usize = 4;
+
+/// What became of one submission.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in, now.
+    Accepted(Receipt),
+    /// It was in before, with the same content.
+    Duplicate(Receipt),
+    /// It was refused.
+    Refused(Vec<Issue>),
+}
+
+/// What is known of a draft's id.
+enum Known {
+    Fresh,
+    Same(Receipt),
+    Other,
+}
+
+impl Vault {
+    /// Takes one submission. When this returns `Accepted`, it is on disk, synced.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `Invalid`, `Conflict`, `Busy` (nothing was taken) or `Unknown` (retry with the same id).
+    pub async fn submit(&self, caller: &Caller, submission: Submission) -> Result<Outcome, VaultError> {
+        let draft = self.check(caller, submission).map_err(|issues| {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            VaultError::Invalid(issues)
+        })?;
+        for _ in 0..RACES {
+            match self.known(&draft)? {
+                Known::Same(receipt) => {
+                    self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Outcome::Duplicate(receipt));
+                }
+                Known::Other => return Err(VaultError::Conflict(vec![conflict()])),
+                Known::Fresh => {}
+            }
+            match self.enqueue(vec![draft.clone()])?.await.map_err(|_| VaultError::Unknown)? {
+                Ok(mut receipts) => return receipts.pop().map(Outcome::Accepted).ok_or(VaultError::Unknown),
+                Err(Raced) => {}
+            }
+        }
+        Err(VaultError::Busy)
+    }
+
+    /// Whether the caller may submit; a denial is recorded.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`].
+    pub fn may_submit(&self, caller: &Caller) -> Result<(), VaultError> {
+        self.allow(caller, Permission::Submit, Action::SUBMIT)
+    }
+
+    /// Takes a batch, line by line in order. With `partial` every good line goes in; without it, all lines or none.
+    /// Blocks until it is on disk.
+    ///
+    /// # Errors
+    /// As [`Vault::submit`]; the issues carry their lines.
+    pub fn submit_batch(
+        &self,
+        caller: &Caller,
+        lines: Vec<Result<Submission, Issue>>,
+        partial: bool,
+    ) -> Result<Vec<Outcome>, VaultError> {
+        let checked: Vec<_> = lines
+            .into_iter()
+            .map(|line| line.map_err(|issue| vec![issue]).and_then(|it| self.check(caller, it)))
+            .collect();
+        for _ in 0..RACES {
+            let plan = self.plan(&checked)?;
+            if !partial {
+                refuse_whole(&plan)?;
+            }
+            let fresh: Vec<Draft> = plan
+                .iter()
+                .zip(&checked)
+                .filter(|(it, _)| matches!(it, Planned::Fresh(_)))
+                .filter_map(|(_, it)| it.as_ref().ok().cloned())
+                .collect();
+            let receipts = if fresh.is_empty() {
+                Vec::new()
+            } else {
+                match self.enqueue(fresh)?.blocking_recv().map_err(|_| VaultError::Unknown)? {
+                    Ok(receipts) => receipts,
+                    Err(Raced) => continue,
+                }
+            };
+            return Ok(self.settle(plan, &receipts));
+        }
+        Err(VaultError::Busy)
+    }
+
+    fn check(&self, caller: &Caller, submission: Submission) -> Result<Draft, Vec<Issue>> {
+        let arrival = Arrival { source: &caller.label, now: self.clock.now(), fresh_id: Uuid::now_v7() };
+        draft(submission, &arrival, &self.settings.rules, &self.vocabulary)
+    }
+
+    /// What is to be done with each line.
+    fn plan(&self, checked: &[Result<Draft, Vec<Issue>>]) -> Result<Vec<Planned>, VaultError> {
+        let mut first_of: HashMap<Uuid, usize> = HashMap::new();
+        let mut fresh = 0;
+        let mut plan = Vec::with_capacity(checked.len());
+        for line in checked {
+            let planned = match line {
+                Err(issues) => Planned::Refused(issues.clone(), false),
+                Ok(draft) => match first_of.get(&draft.meta.id) {
+                    Some(&earlier) => match (&checked[earlier], &plan[earlier]) {
+                        (Ok(other), Planned::Fresh(n)) if same(other, draft) => Planned::SameAsLine(*n),
+                        (Ok(other), Planned::Same(receipt)) if same(other, draft) => Planned::Same(receipt.clone()),
+                        _ => Planned::Refused(vec![conflict()], true),
+                    },
+                    None => match self.known(draft)? {
+                        Known::Fresh => {
+                            fresh += 1;
+                            Planned::Fresh(fresh - 1)
+                        }
+                        Known::Same(receipt) => Planned::Same(receipt),
+                        Known::Other => Planned::Refused(vec![conflict()], true),
+                    },
+                },
+            };
+            if let Ok(draft) = line {
+                first_of.entry(draft.meta.id).or_insert(plan.len());
+            }
+            plan.push(planned);
+        }
+        Ok(plan)
+    }
+
+    fn settle(&self, plan: Vec<Planned>, receipts: &[Receipt]) -> Vec<Outcome> {
+        plan.into_iter()
+            .map(|planned| match planned {
+                Planned::Fresh(n) => Outcome::Accepted(receipts[n].clone()),
+                Planned::SameAsLine(n) => {
+                    self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                    Outcome::Duplicate(receipts[n].clone())
+                }
+                Planned::Same(receipt) => {
+                    self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                    Outcome::Duplicate(receipt)
+                }
+                Planned::Refused(issues, _) => {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    Outcome::Refused(issues)
+                }
+            })
+            .collect()
+    }
+
+    /// Seals drafts and puts them into the writer's queue, if there is room.
+    fn enqueue(&self, drafts: Vec<Draft>) -> Result<oneshot::Receiver<Result<Vec<Receipt>, Raced>>, VaultError> {
+        let entries: Vec<_> = drafts.into_iter().map(|draft| self.seal(draft)).collect();
+        let bytes: usize = entries.iter().map(|it| 512 + it.bytes.len() + it.sealed.len()).sum();
+        let room = Some(self.take_room(bytes.div_ceil(1024))?);
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Job(Job { entries, state: Vec::new(), reply, room }))?;
+        Ok(answer)
+    }
+
+    fn take_room(&self, kib: usize) -> Result<OwnedSemaphorePermit, VaultError> {
+        // A batch larger than the whole queue may still pass when the queue is empty.
+        let kib = u32::try_from(kib.min(self.settings.queue_kib)).unwrap_or(u32::MAX);
+        self.room.clone().try_acquire_many_owned(kib).map_err(|_| {
+            self.counters.busy.fetch_add(1, Ordering::Relaxed);
+            VaultError::Busy
+        })
+    }
+
+    /// Looks whether an entry of that id is there, and whether it says the same.
+    fn known(&self, draft: &Draft) -> Result<Known, VaultError> {
+        let Some(row) = find_id(&*self.store, draft.meta.id)? else { return Ok(Known::Fresh) };
+        let (meta, items) = match self.open_row(&row) {
+            Ok(opened) => opened,
+            // Without its key only the metadata can be compared.
+            Err(VaultError::Shredded) => return Ok(Known::Other),
+            Err(error) => return Err(error),
+        };
+        Ok(if same(&Draft { meta, items }, draft) { Known::Same(receipt(&row)) } else { Known::Other })
+    }
+}
+
+enum Planned {
+    /// The n-th new entry of this batch.
+    Fresh(usize),
+    /// A repetition of the n-th new entry of this batch.
+    SameAsLine(usize),
+    /// In the ledger already.
+    Same(Receipt),
+    /// Refused; `true` when it is a conflict of ids.
+    Refused(Vec<Issue>, bool),
+}
+
+fn refuse_whole(plan: &[Planned]) -> Result<(), VaultError> {
+    let mut only_conflicts = true;
+    let mut issues = Vec::new();
+    for (line, planned) in (1..).zip(plan) {
+        if let Planned::Refused(found, conflict) = planned {
+            only_conflicts &= conflict;
+            issues.extend(found.iter().cloned().map(|issue| issue.on_line(line)));
+        }
+    }
+    issues.truncate(100);
+    match (issues.is_empty(), only_conflicts) {
+        (true, _) => Ok(()),
+        (false, true) => Err(VaultError::Conflict(issues)),
+        (false, false) => Err(VaultError::Invalid(issues)),
+    }
+}
+
+fn same(one: &Draft, other: &Draft) -> bool {
+    one.meta == other.meta
+        && one.items.len() == other.items.len()
+        && one.items.iter().zip(&other.items).all(|(a, b)| a.path == b.path && a.value == b.value)
+}
+
+fn conflict() -> Issue {
+    Issue::new(
+        "/id",
+        "id_conflict",
+        "This id was used before for an entry with other content. Use a new id for a new entry.",
+    )
+}

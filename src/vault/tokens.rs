@@ -1,0 +1,327 @@
+//! Tokens: who may call. Rows of state, each authenticated under the state key and tied to the entry that made it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::PoisonError;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::crypto::token::{HashedToken, PlainToken};
+use crate::crypto::{label, mac};
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission, Role};
+use crate::domain::canonical::{NotCanonical, Reader, Writer, utf8};
+use crate::domain::index::{Dimension, Term};
+use crate::domain::issue::{Issue, Issues};
+use crate::domain::meta::Record;
+use crate::domain::rules::identifier;
+use crate::domain::submission::ReasonIn;
+use crate::domain::time::Timestamp;
+use crate::store::{Order, StateRow, Store};
+
+use super::Vault;
+use super::error::VaultError;
+use super::keys::Keys;
+use super::record::{CheckedReason, Note, default_reason};
+use super::search::decode;
+
+const KIND: &str = "token";
+/// The fact by which an entry commits to a token's row.
+const DIGEST: &str = "state_digest";
+/// The most tokens of a vault, revoked ones included.
+const MAX_TOKENS: usize = 10_000;
+/// The most allowed sources of one token.
+const MAX_SOURCES: usize = 32;
+
+/// A token without its secret.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TokenView {
+    /// Its id.
+    pub id: String,
+    /// The application or person it was given to.
+    pub label: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it ends.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<Timestamp>,
+    /// The networks it may be used from; empty: any.
+    pub allowed_sources: Vec<String>,
+}
+
+/// What a new token should be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenIn {
+    /// submitter, officer, auditor or admin.
+    pub role: Option<String>,
+    /// The application or person it is for.
+    pub label: Option<String>,
+    /// When it ends (RFC 3339).
+    pub expires_at: Option<String>,
+    /// Networks it may be used from, such as 10.1.0.0/16.
+    pub allowed_sources: Option<Vec<String>>,
+    /// Why; system administration if absent.
+    pub reason: Option<ReasonIn>,
+}
+
+/// A new token, shown once.
+#[derive(Serialize, ToSchema)]
+pub struct TokenMade {
+    /// The token without its secret.
+    #[serde(flatten)]
+    pub view: TokenView,
+    /// The token itself. It cannot be shown again.
+    pub token: String,
+}
+
+/// All tokens, in memory.
+#[derive(Default)]
+pub(super) struct Tokens {
+    by_hash: HashMap<HashedToken, TokenRow>,
+}
+
+#[derive(Clone)]
+struct TokenRow {
+    view: TokenView,
+    hash: HashedToken,
+}
+
+impl Tokens {
+    /// Loads the tokens, and leaves out every row that is not authentic or not the newest the ledger knows.
+    pub(super) fn load(store: &dyn Store, keys: &Keys) -> Result<(Self, u64), VaultError> {
+        let mut newest: HashMap<String, String> = HashMap::new();
+        for action in [Action::TOKEN_CREATE, Action::TOKEN_REVOKE] {
+            let terms = [vec![Term::new(Dimension::Action, &[action.name().as_bytes()])]];
+            let found = store.find(&terms, 0..store.size(), Order::OldestFirst, 2 * MAX_TOKENS)?;
+            for row in store.rows(&found.sequences)? {
+                let meta = decode(&row)?;
+                if let (true, Some(record), Some(digest)) = (meta.action == action, &meta.record, meta.fact(DIGEST)) {
+                    // Revocations come second, and a token is revoked once.
+                    newest.insert(record.id.clone(), digest.to_owned());
+                }
+            }
+        }
+        let (mut tokens, mut untrusted) = (Self::default(), 0);
+        for row in store.state(KIND)? {
+            let authentic = mac::verify(keys.ring().state_key(), label::STATE, &parts(&row), &row.tag);
+            let known = newest.get(&row.id).is_some_and(|digest| *digest == digest_of(&row));
+            match TokenRow::decode(&row.body) {
+                Ok(token) if authentic && known && token.view.id == row.id => {
+                    tokens.by_hash.insert(token.hash, token);
+                }
+                _ => {
+                    untrusted += 1;
+                    tracing::error!(token = %row.id, "a token row in the database is not authentic or not the newest; it is refused");
+                }
+            }
+        }
+        Ok((tokens, untrusted))
+    }
+}
+
+impl Vault {
+    /// Who a token belongs to, if it is known, not revoked, not expired and used from where it may be.
+    pub fn authenticate(&self, token: &PlainToken, from: Option<IpAddr>) -> Option<Caller> {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let found = tokens.by_hash.get(&token.hashed())?;
+        let view = &found.view;
+        let now = self.clock.now();
+        let alive = view.revoked_at.is_none() && view.expires_at.is_none_or(|end| now < end);
+        let placed = view.allowed_sources.is_empty()
+            || from.is_some_and(|from| {
+                view.allowed_sources
+                    .iter()
+                    .any(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&from.to_canonical())))
+            });
+        (alive && placed).then(|| Caller { token_id: view.id.clone(), label: view.label.clone(), role: view.role })
+    }
+
+    /// All tokens without their secrets, by time of creation. Recorded.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], or what recording says.
+    pub fn list_tokens(&self, caller: &Caller) -> Result<Vec<TokenView>, VaultError> {
+        self.allow(caller, Permission::ListTokens, Action::TOKEN_LIST)?;
+        self.record(Note::new(caller, Action::TOKEN_LIST, default_reason()))?;
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let mut views: Vec<_> = tokens.by_hash.values().map(|it| it.view.clone()).collect();
+        views.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(views)
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `Invalid`, or what recording says.
+    pub fn create_token(&self, caller: &Caller, asked: TokenIn) -> Result<TokenMade, VaultError> {
+        self.allow(caller, Permission::ManageTokens, Action::TOKEN_CREATE)?;
+        let reason = self.token_reason(caller, Action::TOKEN_CREATE, asked.reason)?;
+        let now = self.clock.now();
+        let view = check(asked.role, asked.label, asked.expires_at, asked.allowed_sources, now)
+            .map_err(VaultError::Invalid)?;
+        self.add_token(caller, view, reason)
+    }
+
+    /// Makes a token for a checked view; `init` and `demo` use it too.
+    pub(super) fn add_token(
+        &self,
+        caller: &Caller,
+        view: TokenView,
+        reason: CheckedReason,
+    ) -> Result<TokenMade, VaultError> {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if tokens.by_hash.len() >= MAX_TOKENS {
+            let detail = format!("A vault holds at most {MAX_TOKENS} tokens.");
+            return Err(VaultError::Invalid(vec![Issue::new("", "too_many", detail)]));
+        }
+        let token = PlainToken::generate();
+        let row = TokenRow { view, hash: token.hashed() };
+        self.record_token(caller, Action::TOKEN_CREATE, reason, &row)?;
+        let made = TokenMade { view: row.view.clone(), token: token.expose().to_owned() };
+        tokens.by_hash.insert(row.hash, row);
+        Ok(made)
+    }
+
+    /// Revokes a token, at once. Revoking it again changes nothing.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `NotFound`, `Invalid`, or what recording says.
+    pub fn revoke_token(&self, caller: &Caller, id: &str, reason: Option<ReasonIn>) -> Result<(), VaultError> {
+        self.allow(caller, Permission::ManageTokens, Action::TOKEN_REVOKE)?;
+        let reason = self.token_reason(caller, Action::TOKEN_REVOKE, reason)?;
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        let found = tokens.by_hash.values_mut().find(|it| it.view.id == id).ok_or(VaultError::NotFound)?;
+        if found.view.revoked_at.is_some() {
+            return Ok(());
+        }
+        let mut row = found.clone();
+        row.view.revoked_at = Some(self.clock.now());
+        self.record_token(caller, Action::TOKEN_REVOKE, reason, &row)?;
+        *found = row;
+        Ok(())
+    }
+
+    fn token_reason(
+        &self,
+        caller: &Caller,
+        action: Action,
+        reason: Option<ReasonIn>,
+    ) -> Result<CheckedReason, VaultError> {
+        reason.map_or_else(|| Ok(default_reason()), |reason| self.reason(caller, action, reason))
+    }
+
+    /// The row and the entry that commits to it go in together.
+    fn record_token(
+        &self,
+        caller: &Caller,
+        action: Action,
+        reason: CheckedReason,
+        token: &TokenRow,
+    ) -> Result<(), VaultError> {
+        let mut row = StateRow { kind: KIND.into(), id: token.view.id.clone(), body: token.encode(), tag: Vec::new() };
+        row.tag = mac::tag(self.keys.ring().state_key(), label::STATE, &parts(&row)).to_vec();
+        let mut note = Note::new(caller, action, reason);
+        note.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
+        note.facts = vec![
+            (DIGEST.into(), digest_of(&row)),
+            ("label".into(), token.view.label.clone()),
+            ("role".into(), token.view.role.name().into()),
+        ];
+        note.state.push(row);
+        self.record(note).map(|_| ())
+    }
+}
+
+/// A view of a new token, if all of it is acceptable.
+pub(super) fn check(
+    role: Option<String>,
+    label: Option<String>,
+    expires_at: Option<String>,
+    allowed_sources: Option<Vec<String>>,
+    now: Timestamp,
+) -> Result<TokenView, Vec<Issue>> {
+    let mut issues = Issues::default();
+    let role = role.as_deref().and_then(Role::parse).unwrap_or_else(|| {
+        issues.add("/role", "role_unknown", "The role is submitter, officer, auditor or admin.");
+        Role::Auditor
+    });
+    let label = identifier("/label", label.unwrap_or_default()).unwrap_or_else(|found| {
+        found.into_iter().for_each(|it| issues.add(it.pointer, it.code, it.detail));
+        String::new()
+    });
+    if label == super::writer::SELF {
+        issues.add("/label", "label_reserved", "This label is the vault's own; choose another.");
+    }
+    let expires_at = expires_at.and_then(|text| match Timestamp::parse(&text) {
+        Some(time) if time > now => Some(time),
+        _ => {
+            issues.add("/expires_at", "time_invalid", "The end is an RFC 3339 time in the future.");
+            None
+        }
+    });
+    let sources = allowed_sources.unwrap_or_default();
+    if sources.len() > MAX_SOURCES {
+        issues.add("/allowed_sources", "too_many", format!("This list is limited to {MAX_SOURCES}."));
+    }
+    let mut allowed_sources = Vec::new();
+    for (n, source) in sources.iter().take(MAX_SOURCES).enumerate() {
+        let net = source.parse::<IpNet>().or_else(|_| source.parse::<IpAddr>().map(IpNet::from));
+        match net {
+            Ok(net) => allowed_sources.push(net.to_string()),
+            Err(_) => issues.add(
+                format!("/allowed_sources/{n}"),
+                "network_invalid",
+                "A source is an address or a network such as 10.1.0.0/16.",
+            ),
+        }
+    }
+    let id = format!("tok-{}", hex::encode(crate::crypto::random::array::<8>()));
+    issues.finish(TokenView { id, label, role, created_at: now, expires_at, revoked_at: None, allowed_sources })
+}
+
+impl TokenRow {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new(1);
+        out.text(1, &self.view.id);
+        out.text(2, &self.view.label);
+        out.text(3, self.view.role.name());
+        out.bytes(4, &self.hash.0);
+        for (tag, time) in [(5, Some(self.view.created_at)), (6, self.view.expires_at), (7, self.view.revoked_at)] {
+            if let Some(time) = time {
+                out.bytes(tag, &time.0.to_be_bytes());
+            }
+        }
+        out.list(8, self.view.allowed_sources.iter().map(String::as_bytes));
+        out.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, NotCanonical> {
+        let mut read = Reader::new(bytes, 1)?;
+        let (id, label) = (read.required_text(1)?, read.required_text(2)?);
+        let role = Role::parse(&read.required_text(3)?).ok_or(NotCanonical("an unknown role"))?;
+        let hash = HashedToken(read.array::<32>(4)?.ok_or(NotCanonical("a required field is missing"))?);
+        let mut time = |tag| Ok(read.array::<8>(tag)?.map(|bytes| Timestamp(i64::from_be_bytes(bytes))));
+        let created_at = time(5)?.ok_or(NotCanonical("a required field is missing"))?;
+        let (expires_at, revoked_at) = (time(6)?, time(7)?);
+        let allowed_sources = read.list(8)?.into_iter().map(utf8).collect::<Result<_, _>>()?;
+        read.finish()?;
+        Ok(Self { view: TokenView { id, label, role, created_at, expires_at, revoked_at, allowed_sources }, hash })
+    }
+}
+
+fn parts(row: &StateRow) -> [&[u8]; 3] {
+    [row.kind.as_bytes(), row.id.as_bytes(), &row.body]
+}
+
+fn digest_of(row: &StateRow) -> String {
+    hex::encode(mac::digest(label::STATE_DIGEST, &parts(row)))
+}

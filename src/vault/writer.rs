@@ -1,0 +1,340 @@
+//! The writer: the one thread that sequences entries and commits them.
+//!
+//! Requests seal in parallel; the writer takes whatever is waiting, gives each entry its place and time, hashes, commits
+//! once, and answers all. The queue grows while the disk syncs, so there is no timer. What is true if the process dies:
+//!
+//! 1. before the commit returns: nothing of the batch is in, nobody was answered;
+//! 2. after the commit, before the answers: all of it is in; a client that retries with the same id gets the receipt;
+//! 3. the checkpoint is signed later, by another thread; start-up checks what was committed against the lock.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use crate::crypto::{label, mac, seal};
+use crate::domain::action::{Action, Outcome};
+use crate::domain::entry::Receipt;
+use crate::domain::index::{Dimension, Term, terms};
+use crate::domain::meta::{Actor, Context, Meta, Patient, Reason};
+use crate::domain::time::{Clock, Timestamp};
+use crate::ledger::hash::{Hash, leaf_hash};
+use crate::ledger::leaf::{Sequenced, entry_leaf};
+use crate::ledger::tree::{Edge, Tile};
+use crate::store::{Batch, Order, Row, StateRow, Store, StoreError};
+
+use super::keys::Keys;
+use super::ledger::Ledger;
+use super::status::Counters;
+
+/// Entries after which a seal entry commits to their ciphertexts.
+pub const SEAL_EVERY: u64 = 4_096;
+/// The most entries of one commit; a single larger batch still goes in whole.
+const MAX_COMMIT: usize = 8_192;
+/// Patients whose newest entry is remembered; beyond this they are looked up again.
+const MAX_HEADS: usize = 1_000_000;
+/// The actor and source of the vault's own entries.
+pub(super) const SELF: &str = "phivault";
+
+/// An entry that is sealed and waits for its place.
+pub(super) struct Prepared {
+    pub(super) meta: Meta,
+    pub(super) bytes: Vec<u8>,
+    pub(super) commitment: [u8; 32],
+    pub(super) sealed: Vec<u8>,
+}
+
+/// A job was not committed: an id of it came in through another request meanwhile. Look again.
+#[derive(Debug)]
+pub(super) struct Raced;
+
+/// Entries that are committed together or not at all.
+pub(super) struct Job {
+    pub(super) entries: Vec<Prepared>,
+    pub(super) state: Vec<StateRow>,
+    pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, Raced>>,
+    /// Room in the queue, given back when the job is done.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// What reaches the writer.
+pub(super) enum Message {
+    /// Entries to commit.
+    Job(Job),
+    /// Seal what is not yet covered by a seal entry, then answer.
+    Seal(oneshot::Sender<()>),
+    /// Finish and end.
+    Stop,
+}
+
+pub(super) type Queue = Sender<Message>;
+
+/// What the writer works with.
+pub(super) struct Writer {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) edge: Edge,
+    pub(super) last_time: i64,
+    pub(super) unsealed: Unsealed,
+    pub(super) heads: HashMap<Patient, (u64, u64)>,
+}
+
+/// Ciphertexts that no seal entry covers yet.
+#[derive(Clone)]
+pub(super) struct Unsealed {
+    pub(super) from: u64,
+    pub(super) edge: Edge,
+}
+
+impl Unsealed {
+    pub(super) fn new(from: u64) -> Self {
+        Self { from, edge: Edge::new() }
+    }
+
+    pub(super) fn add(&mut self, meta: &Meta, sealed: &[u8]) {
+        self.edge.append(seal_leaf(meta.id, sealed));
+    }
+}
+
+/// The leaf of an entry in the tree that a seal entry commits to.
+pub(super) fn seal_leaf(id: Uuid, sealed: &[u8]) -> Hash {
+    leaf_hash(&mac::digest(label::SEAL_LEAF, &[id.as_bytes(), sealed]))
+}
+
+/// A batch while it is put together.
+struct Draft {
+    rows: Vec<Row>,
+    terms: Vec<Vec<Term>>,
+    tiles: Vec<Tile>,
+    ids: HashSet<Uuid>,
+    heads: HashMap<Patient, (u64, u64)>,
+    edge: Edge,
+    unsealed: Unsealed,
+    time: i64,
+}
+
+impl Writer {
+    /// Works until told to stop. A write error ends it: whether the batch is in is then unknown, so it answers nobody with a
+    /// receipt, and the caller must end the process.
+    pub(super) fn run(mut self, queue: &Receiver<Message>) -> Result<(), StoreError> {
+        while let Ok(first) = queue.recv() {
+            let (mut jobs, mut count, mut stop, mut seals) = (Vec::new(), 0, false, Vec::new());
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Job(job) => {
+                        count += job.entries.len();
+                        jobs.push(job);
+                    }
+                    Message::Seal(reply) => seals.push(reply),
+                    Message::Stop => stop = true,
+                }
+                next = if count < MAX_COMMIT && !stop { queue.try_recv().ok() } else { None };
+            }
+            self.commit(jobs, !seals.is_empty() || stop)?;
+            for reply in seals {
+                // Who asked may have gone away; the seal entry is in all the same.
+                let _ = reply.send(());
+            }
+            if stop {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, jobs: Vec<Job>, seal_now: bool) -> Result<(), StoreError> {
+        let first = self.store.size();
+        let mut draft = Draft {
+            rows: Vec::new(),
+            terms: Vec::new(),
+            tiles: Vec::new(),
+            ids: HashSet::new(),
+            heads: HashMap::new(),
+            edge: self.edge.clone(),
+            unsealed: self.unsealed.clone(),
+            time: self.last_time.max(self.clock.now().0),
+        };
+        let (mut taken, mut raced, mut state) = (Vec::new(), Vec::new(), Vec::new());
+        for Job { entries, state: rows, reply, room } in jobs {
+            if self.has_known_id(&draft, &entries)? {
+                raced.push(reply);
+                continue;
+            }
+            let begin = draft.rows.len();
+            for entry in entries {
+                self.place(&mut draft, first, entry)?;
+            }
+            state.extend(rows);
+            taken.push((begin..draft.rows.len(), reply, room));
+        }
+        let due = draft.unsealed.edge.size() >= SEAL_EVERY || (seal_now && draft.unsealed.edge.size() > 0);
+        if due {
+            let entry = self.seal_entry(&draft, first);
+            draft.unsealed = Unsealed::new(first + draft.rows.len() as u64);
+            self.place(&mut draft, first, entry)?;
+        }
+        if draft.rows.is_empty() {
+            raced.into_iter().for_each(|reply| drop(reply.send(Err(Raced))));
+            return Ok(());
+        }
+        self.store.append(&Batch { rows: &draft.rows, terms: &draft.terms, tiles: &draft.tiles, state: &state })?;
+        // Committed and synced. From here on only memory changes, and then everybody is answered.
+        self.counters.committed(draft.rows.len() as u64, draft.time);
+        self.edge = draft.edge;
+        self.unsealed = draft.unsealed;
+        self.last_time = draft.time;
+        if self.heads.len() > MAX_HEADS {
+            self.heads.clear();
+        }
+        self.heads.extend(draft.heads);
+        self.ledger.advance(&self.edge);
+        for (range, reply, room) in taken {
+            drop(reply.send(Ok(
+                draft.rows[range.clone()].iter().zip(&draft.terms[range]).map(|(row, _)| receipt(row)).collect(),
+            )));
+            drop(room);
+        }
+        raced.into_iter().for_each(|reply| drop(reply.send(Err(Raced))));
+        Ok(())
+    }
+
+    /// Whether an id is in the store or in this batch. Requests have looked before; this settles races between them.
+    fn has_known_id(&self, draft: &Draft, entries: &[Prepared]) -> Result<bool, StoreError> {
+        for entry in entries {
+            if draft.ids.contains(&entry.meta.id) || find_id(&*self.store, entry.meta.id)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives an entry its place: position, time, the patient's chain, leaf.
+    fn place(&self, draft: &mut Draft, first: u64, entry: Prepared) -> Result<(), StoreError> {
+        let sequence = first + draft.rows.len() as u64;
+        let (patient_previous, patient_number) = match &entry.meta.patient {
+            None => (0, 0),
+            Some(patient) => {
+                let head = match draft.heads.get(patient).or_else(|| self.heads.get(patient)) {
+                    Some(head) => *head,
+                    None => newest_of(&*self.store, patient)?,
+                };
+                draft.heads.insert(patient.clone(), (sequence, head.1 + 1));
+                (head.0, head.1 + 1)
+            }
+        };
+        let sequenced = Sequenced { received_at: draft.time, patient_previous, patient_number };
+        let leaf = entry_leaf(&entry.bytes, &entry.commitment, sequenced);
+        // Level 0 is the leaf column; only fuller tiles are stored.
+        draft.tiles.extend(draft.edge.append(leaf).into_iter().filter(|tile| tile.level > 0));
+        draft.unsealed.add(&entry.meta, &entry.sealed);
+        draft.ids.insert(entry.meta.id);
+        draft.terms.push(terms(&entry.meta));
+        draft.rows.push(Row {
+            sequence,
+            meta: entry.bytes,
+            received_at: draft.time,
+            patient_previous,
+            patient_number,
+            commitment: entry.commitment,
+            leaf,
+            sealed: entry.sealed,
+        });
+        Ok(())
+    }
+
+    /// An entry that commits to the ciphertexts since the last one, so that a verifier without keys covers every byte.
+    fn seal_entry(&self, draft: &Draft, first: u64) -> Prepared {
+        let to = first + draft.rows.len() as u64;
+        let facts = vec![
+            ("from".to_owned(), draft.unsealed.from.to_string()),
+            ("root".to_owned(), draft.unsealed.edge.root().to_string()),
+            ("to".to_owned(), to.to_string()),
+        ];
+        prepare(&self.keys, own_meta(Action::SEAL, facts), &[])
+    }
+}
+
+/// Metadata of an entry that the vault writes about itself, unprompted.
+pub(super) fn own_meta(action: Action, facts: Vec<(String, String)>) -> Meta {
+    Meta {
+        id: Uuid::now_v7(),
+        source: SELF.into(),
+        action,
+        outcome: Outcome::Success,
+        occurred_at: None,
+        ended_at: None,
+        effective_at: None,
+        actor: Actor { id: SELF.into(), kind: Some("system".into()), ..Actor::default() },
+        patient: None,
+        record: None,
+        category: None,
+        sensitivity: Vec::new(),
+        reason: Reason { code: "HSYSADMIN".into(), ..Reason::default() },
+        fields: Vec::new(),
+        basis: None,
+        related: Vec::new(),
+        context: Context::default(),
+        facts,
+    }
+}
+
+/// Seals an entry under the keys of now.
+pub(super) fn prepare(keys: &Keys, meta: Meta, items: &[crate::domain::rules::Item]) -> Prepared {
+    let bytes = meta.encode();
+    let keyring = keys.ring();
+    let seal::Sealed { bytes: sealed, commitment } = seal::seal(&keyring.sealing(), meta.id.as_bytes(), &bytes, items);
+    Prepared { meta, bytes, commitment, sealed }
+}
+
+/// The receipt of a stored entry.
+pub(super) fn receipt(row: &Row) -> Receipt {
+    let id = Meta::decode(&row.meta).map_or(Uuid::nil(), |meta| meta.id);
+    Receipt { id, sequence: row.sequence, leaf_hash: row.leaf.to_string(), received_at: Timestamp(row.received_at) }
+}
+
+/// The entry of an id, if there is one.
+pub(super) fn find_id(store: &dyn Store, id: Uuid) -> Result<Option<Row>, StoreError> {
+    let wanted = [vec![Term::new(Dimension::Id, &[id.as_bytes()])]];
+    let found = store.find(&wanted, 0..store.size(), Order::NewestFirst, 16)?;
+    for sequence in found.sequences {
+        let row = store.rows(&[sequence])?.pop().expect("one row was asked for");
+        if Meta::decode(&row.meta).is_ok_and(|meta| meta.id == id) {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+/// The position and number of a patient's newest entry; zeros when there is none.
+fn newest_of(store: &dyn Store, patient: &Patient) -> Result<(u64, u64), StoreError> {
+    let wanted = [vec![Term::patient(Dimension::Patient, patient)]];
+    let mut end = store.size();
+    loop {
+        let found = store.find(&wanted, 0..end, Order::NewestFirst, 16)?;
+        for sequence in &found.sequences {
+            let row = store.rows(&[*sequence])?.pop().expect("one row was asked for");
+            if Meta::decode(&row.meta).is_ok_and(|meta| meta.patient.as_ref() == Some(patient)) {
+                return Ok((row.sequence, row.patient_number));
+            }
+        }
+        match found.next {
+            Some(next) => end = next + 1,
+            None => return Ok((0, 0)),
+        }
+    }
+}
+
+impl Counters {
+    fn committed(&self, entries: u64, time: i64) {
+        self.entries.fetch_add(entries, Ordering::Relaxed);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.last_commit.store(time, Ordering::Relaxed);
+    }
+}
