@@ -158,6 +158,15 @@ pub fn read_key_file(path: &Path) -> Result<Unlock, FileError> {
     })
 }
 
+/// Makes a key file with fresh random digits.
+///
+/// # Errors
+/// [`FileError`] when it exists.
+pub fn create_key_file(path: &Path) -> Result<(), FileError> {
+    let digits = Zeroizing::new(hex::encode(Secret::random().expose()));
+    create_private(path, digits.as_bytes())
+}
+
 /// The signing key.
 ///
 /// # Errors

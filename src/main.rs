@@ -1,1 +1,7 @@
-fn main() {}
+//! The phivault program: everything it can do is a command; see `phivault help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    phivault::cli::run()
+}

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -82,7 +81,6 @@ struct Version {
     state: String,
     created_at: String,
     retired_at: Option<String>,
-    entries: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,16 +130,10 @@ async fn rotate(args: Rotate) -> anyhow::Result<()> {
 fn overview(keyring: &Keyring) -> String {
     let row = |version: &Version| {
         let retired = version.retired_at.as_deref().map_or(String::new(), |at| moment(at, None));
-        vec![
-            version.version.to_string(),
-            version.state.clone(),
-            moment(&version.created_at, None),
-            retired,
-            HumanCount(version.entries).to_string(),
-        ]
+        vec![version.version.to_string(), version.state.clone(), moment(&version.created_at, None), retired]
     };
     let rows: Vec<_> = keyring.versions.iter().map(row).collect();
-    let table = terminal::table(&["VERSION", "STATE", "CREATED", "RETIRED", "ENTRIES"], &rows, &[]);
+    let table = terminal::table(&["VERSION", "STATE", "CREATED", "RETIRED"], &rows, &[]);
     format!("{table}\nversion {} seals new entries; keyring generation {}", keyring.active, keyring.keyring_generation)
 }
 
@@ -160,10 +152,10 @@ mod tests {
     #[test]
     fn the_overview_shows_every_version_and_which_one_is_active() {
         let answer = json!({"keyring_generation": 3, "active": 2, "versions": [
-            {"version": 1, "state": "retired\u{1b}", "created_at": "2026-01-01T00:00:00Z", "retired_at": "2026-06-01T00:00:00Z", "entries": 1234567},
-            {"version": 2, "state": "active", "created_at": "2026-06-01T00:00:00Z", "retired_at": null, "entries": 0}]});
+            {"version": 1, "state": "retired\u{1b}", "created_at": "2026-01-01T00:00:00Z", "retired_at": "2026-06-01T00:00:00Z"},
+            {"version": 2, "state": "active", "created_at": "2026-06-01T00:00:00Z", "retired_at": null}]});
         let text = overview(&serde_json::from_value(answer).unwrap());
-        for part in ["1,234,567", "2026-06-01 00:00:00Z", "retired", "version 2 seals", "generation 3"] {
+        for part in ["2026-06-01 00:00:00Z", "retired", "version 2 seals", "generation 3"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains('\u{1b}'));

@@ -33,6 +33,11 @@ use self::people::{Chart, NOSY};
 use self::random::{Chance, mix};
 use self::submission::Submission;
 
+/// The user id of the employee who reads charts out of curiosity.
+pub fn nosy_actor() -> &'static str {
+    NOSY.id
+}
+
 /// About 20,000 submissions of one year, in the order in which the clinic sends them: by `occurred_at`, but for the
 /// late entries. The last of them are of the day (UTC) before `end`; none is later than `end`.
 ///

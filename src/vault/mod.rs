@@ -36,6 +36,7 @@ mod tokens;
 mod verify;
 mod writer;
 
+pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
 pub use error::{OpenError, VaultError};
 pub use keys::{KeyList, KeyVersion, Rotated};
 pub use ledger::Signed;

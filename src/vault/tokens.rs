@@ -130,7 +130,8 @@ impl Tokens {
 
 impl Vault {
     /// Who a token belongs to, if it is known, not revoked, not expired and used from where it may be.
-    pub fn authenticate(&self, token: &PlainToken, from: Option<IpAddr>) -> Option<Caller> {
+    pub fn authenticate(&self, token: &str, from: Option<IpAddr>) -> Option<Caller> {
+        let token = PlainToken::parse(token)?;
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         let found = tokens.by_hash.get(&token.hashed())?;
         let view = &found.view;

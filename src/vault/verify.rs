@@ -339,7 +339,7 @@ impl Check {
     }
 
     fn tile_count(&mut self, reader: &Reader) -> Result<(), StoreError> {
-        let wanted: u64 = (1..8).map(|level| self.edge.size() >> (8 * (level + 1))).sum();
+        let wanted: u64 = (1..7).map(|level| self.edge.size() >> (8 * (level + 1))).sum();
         let found = reader.tile_count()?;
         if wanted != found && self.findings.is_empty() {
             self.find("tile_count", None, "tiles", wanted.to_string(), found.to_string());

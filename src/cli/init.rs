@@ -1,0 +1,147 @@
+//! `phivault init`: makes a vault.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use zeroize::Zeroizing;
+
+use crate::config::Settings;
+use crate::domain::caller::Role;
+use crate::keyfile;
+use crate::vault::{self, Cost, Creation, MIN_PASSPHRASE_BYTES, Unlock};
+
+use super::local;
+
+/// Make a vault: database, keyring, signing key, lock and settings, and the first admin token
+///
+/// Everything goes into DIR: phivault.toml, data/ and keys/. Nothing that exists is overwritten. The keyring is sealed under
+/// a passphrase (asked for twice, or from a file or descriptor) or under a key file. Without it no value can ever be
+/// read again, so keep it twice, apart from the data. The admin token is shown once.
+///
+/// Afterwards: phivault serve --config DIR/phivault.toml
+#[derive(clap::Args)]
+pub struct Args {
+    /// The folder of the new vault
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+
+    /// A file whose first line is the passphrase (readable by its owner only)
+    #[arg(long, value_name = "FILE", group = "unlock")]
+    passphrase_file: Option<PathBuf>,
+
+    /// An open file descriptor that holds the passphrase
+    #[arg(long, value_name = "N", group = "unlock")]
+    passphrase_fd: Option<i32>,
+
+    /// A key file with 64 hex digits instead of a passphrase (make one: openssl rand -hex 32)
+    #[arg(long, value_name = "FILE", group = "unlock")]
+    key_file: Option<PathBuf>,
+
+    /// Blind patient ids on disk (recommended for production)
+    #[arg(long)]
+    blind: bool,
+
+    /// The name of the ledger, your own domain; a random id is added
+    #[arg(long, value_name = "NAME", default_value = "phivault.local")]
+    name: String,
+
+    /// Memory for stretching the passphrase, MiB (Argon2id, RFC 9106)
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
+    argon2_mib: u32,
+}
+
+/// Does it.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let settings_file = args.dir.join("phivault.toml");
+    if settings_file.exists() {
+        bail!("There is a vault at {} already. Nothing was changed.", args.dir.display());
+    }
+    let unlock = match &args.key_file {
+        Some(path) => keyfile::read_key_file(path)?,
+        None => new_passphrase(args)?,
+    };
+    let how = Unlocking {
+        passphrase_file: args.passphrase_file.as_deref(),
+        key_file: args.key_file.as_deref(),
+        blind: args.blind,
+    };
+    let token =
+        make(&args.dir, &how, &unlock, Cost { memory_kib: args.argon2_mib * 1024, ..Cost::default() }, &args.name)?;
+    let dir = args.dir.display();
+    eprintln!("The vault is made. Next:");
+    eprintln!("  1. Keep the passphrase or key file twice, apart from the data: without it nothing can be revealed.");
+    eprintln!("  2. Back up {dir}/keys, and the lock ({dir}/keys/checkpoint.lock) apart from the database.");
+    eprintln!("  3. phivault serve --config {}", settings_file.display());
+    eprintln!("The admin token, shown this once (give it to `phivault token create` in a file):");
+    println!("{token}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What goes into the settings of a new vault.
+pub struct Unlocking<'a> {
+    /// Where the passphrase is.
+    pub passphrase_file: Option<&'a Path>,
+    /// Where the key file is.
+    pub key_file: Option<&'a Path>,
+    /// Whether patient ids are blinded.
+    pub blind: bool,
+}
+
+/// Makes a vault in a folder and gives back its first admin token; `demo` uses it too.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: &str) -> anyhow::Result<String> {
+    keyfile::create_folder(dir)?;
+    let dir = dir.canonicalize().with_context(|| format!("The folder {} cannot be used", dir.display()))?;
+    let settings = Settings::in_folder(&dir);
+    let creation =
+        Creation { data: settings.storage.data_dir.clone(), keys: local::key_paths(&settings), unlock, cost, name };
+    vault::create(&creation, &local::SystemClock)?;
+    let vault = local::open(&settings, unlock)?;
+    let token = vault.local_token(Role::Admin, "admin")?.token;
+    vault.stop()?;
+    keyfile::create_private(&dir.join("phivault.toml"), settings_text(how)?.as_bytes())?;
+    Ok(token)
+}
+
+fn new_passphrase(args: &Args) -> anyhow::Result<Unlock> {
+    let unlock = local::passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, || {
+        let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the keyring: ")?);
+        let again = Zeroizing::new(rpassword::prompt_password("The same again: ")?);
+        if *first != *again {
+            bail!("The two passphrases differ. Nothing was made.");
+        }
+        Ok(first)
+    })?;
+    match &unlock {
+        Unlock::Passphrase(text) if text.len() < MIN_PASSPHRASE_BYTES => {
+            bail!(
+                "The passphrase has fewer than {MIN_PASSPHRASE_BYTES} bytes. Five random words are easy to keep and hard to guess."
+            )
+        }
+        _ => Ok(unlock),
+    }
+}
+
+fn settings_text(how: &Unlocking<'_>) -> anyhow::Result<String> {
+    let mut text = String::from(
+        "# Settings of this vault; config/default.toml of phivault documents every one.\n\n[storage]\ndata_dir = \"data\"\n\n",
+    );
+    text.push_str(
+        "[keys]\nkeyring = \"keys/keyring\"\nsigning_key = \"keys/signing.key\"\nlock = \"keys/checkpoint.lock\"\n",
+    );
+    for (name, path) in [("passphrase_file", how.passphrase_file), ("key_file", how.key_file)] {
+        if let Some(path) = path {
+            let path = path.canonicalize().with_context(|| format!("{} cannot be found", path.display()))?;
+            text.push_str(&format!("{name} = {}\n", toml::Value::from(path.display().to_string())));
+        }
+    }
+    let patient_ids = if how.blind { "blind" } else { "plain" };
+    text.push_str(&format!("\n[entries]\npatient_ids = \"{patient_ids}\"\n"));
+    Ok(text)
+}

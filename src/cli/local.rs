@@ -1,0 +1,141 @@
+//! What the commands on the vault's own machine share: unlocking, opening, the clock, and keeping memory off the disk.
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use zeroize::Zeroizing;
+
+use crate::config::{PatientIds, Settings};
+use crate::domain::time::{Clock, Timestamp};
+use crate::keyfile::{self, KeyPaths};
+use crate::vault::{Opening, Unlock, Vault};
+
+/// The vocabulary that ships with the program.
+const REASONS: &str = include_str!("../../config/reasons.toml");
+/// A passphrase in the environment; works, with a warning.
+const PASSPHRASE_VARIABLE: &str = "PHIVAULT_PASSPHRASE";
+/// The longest passphrase that is read, in bytes.
+const MAX_PASSPHRASE_BYTES: u64 = 4_096;
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(chrono::Utc::now().timestamp_micros())
+    }
+}
+
+/// Keeps secrets out of core dumps and other processes' reach.
+///
+/// # Errors
+/// A sentence when the system does not allow it.
+pub fn harden() -> anyhow::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .context("core dumps could not be switched off")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("the process memory could not be made private")
+}
+
+/// The key files that the settings name.
+pub fn key_paths(settings: &Settings) -> KeyPaths {
+    let keys = &settings.keys;
+    KeyPaths { keyring: keys.keyring.clone(), signing_key: keys.signing_key.clone(), lock: keys.lock.clone() }
+}
+
+/// Opens the vault that the settings name.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
+    let vocabulary = match &settings.entries.reasons {
+        None => REASONS.to_owned(),
+        Some(path) => std::fs::read_to_string(path).with_context(|| {
+            format!("The reason vocabulary {} that entries.reasons names cannot be read", path.display())
+        })?,
+    };
+    if keyfile::same_device(&settings.storage.data_dir, &settings.keys.keyring) {
+        tracing::warn!("keys and data lie on one device: who steals it has both; put [keys] on another device");
+    }
+    let opening = Opening {
+        data: settings.storage.data_dir.clone(),
+        keys: key_paths(settings),
+        unlock,
+        settings: crate::vault::Settings {
+            rules: settings.rules(),
+            blind_patients: settings.entries.patient_ids == PatientIds::Blind,
+            queue_kib: settings.limits.queue_kib,
+        },
+        vocabulary: &vocabulary,
+        clock: Arc::new(SystemClock),
+        clock_state: clock_state(),
+        // Answers that wait are given up; clients retry with the same ids. A dead writer is never a live server.
+        fatal: Box::new(|| std::process::exit(70)),
+    };
+    Ok(Vault::open(opening)?)
+}
+
+/// What unlocks an existing keyring, as the settings say.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn unlock(settings: &Settings) -> anyhow::Result<Unlock> {
+    let keys = &settings.keys;
+    if let Some(path) = &keys.key_file {
+        return Ok(keyfile::read_key_file(path)?);
+    }
+    passphrase(keys.passphrase_file.as_deref(), keys.passphrase_fd, || {
+        Ok(Zeroizing::new(rpassword::prompt_password("Passphrase of the keyring: ")?))
+    })
+}
+
+/// A passphrase from a file, a descriptor, the environment or a prompt.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn passphrase(
+    file: Option<&Path>,
+    fd: Option<i32>,
+    prompt: impl FnOnce() -> anyhow::Result<Zeroizing<String>>,
+) -> anyhow::Result<Unlock> {
+    let text = if let Some(path) = file {
+        keyfile::read_private(path, "passphrase file")?
+    } else if let Some(fd) = fd {
+        read_descriptor(fd)?
+    } else if let Ok(text) = std::env::var(PASSPHRASE_VARIABLE) {
+        eprintln!(
+            "warning: {PASSPHRASE_VARIABLE} is set; other programs of this user can read it. Use a file, a descriptor or the prompt."
+        );
+        Zeroizing::new(text)
+    } else if std::io::stdin().is_terminal() {
+        prompt()?
+    } else {
+        bail!(
+            "There is no passphrase: set keys.passphrase_file, keys.passphrase_fd or keys.key_file, or start it on a terminal."
+        );
+    };
+    let bytes = text.trim_end_matches(['\n', '\r']).as_bytes().to_vec();
+    if bytes.is_empty() {
+        bail!("The passphrase is empty.");
+    }
+    Ok(Unlock::Passphrase(Zeroizing::new(bytes)))
+}
+
+fn read_descriptor(fd: i32) -> anyhow::Result<Zeroizing<String>> {
+    // Through /proc, since taking over a descriptor by number needs unsafe code.
+    let file = std::fs::File::open(format!("/proc/self/fd/{fd}"))
+        .map_err(|error| anyhow!("The passphrase descriptor {fd} cannot be read: {error}"))?;
+    let mut text = Zeroizing::new(String::with_capacity(MAX_PASSPHRASE_BYTES as usize));
+    file.take(MAX_PASSPHRASE_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|_| anyhow!("The passphrase descriptor {fd} does not hold text"))?;
+    Ok(text)
+}
+
+/// Whether something keeps the machine's clock right, as far as a file can tell.
+fn clock_state() -> &'static str {
+    let synchronised = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid"];
+    if synchronised.iter().any(|path| Path::new(path).exists()) { "synchronised" } else { "unknown" }
+}

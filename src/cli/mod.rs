@@ -1,0 +1,79 @@
+//! The command line. Help is documentation: each command says what it does, what it needs and what comes next.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod client;
+pub mod demo;
+pub mod import;
+pub mod init;
+pub mod keys;
+pub mod local;
+pub mod report;
+pub mod serve;
+pub mod token;
+pub mod verify;
+
+/// An encrypted, verifiable audit vault for health data.
+///
+/// Applications submit every change to and access of health data with a reason; values are sealed, everything is chained
+/// in a ledger; officers search, reveal and report; anybody can verify.
+///
+/// To look at it: `phivault demo`. To set one up: `phivault init --dir DIR`, then `phivault serve --config DIR/phivault.toml`.
+#[derive(Parser)]
+#[command(name = "phivault", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value a process")]
+enum Command {
+    Demo(demo::Args),
+    Init(init::Args),
+    Serve(serve::Args),
+    Import(import::Args),
+    Verify(verify::Args),
+    Report(report::Args),
+    Token(token::Args),
+    Keys(keys::Args),
+}
+
+/// Runs what was asked for; 0 is success, 1 a finding or refusal, 2 that it could not be done.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = local::harden() {
+        eprintln!("warning: {error}");
+    }
+    let result = match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Import(args) => remote(import::run(args)),
+        Command::Report(args) => remote(report::run(args)),
+        Command::Token(args) => remote(token::run(args)),
+        Command::Keys(args) => remote(keys::run(args)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// Runs a command that speaks to a server.
+fn remote(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

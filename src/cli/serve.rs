@@ -1,0 +1,80 @@
+//! `phivault serve`: runs a vault until it is told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Settings;
+use crate::http::{Limits, Server};
+use crate::telemetry;
+use crate::vault::Vault;
+
+use super::local;
+
+/// Run a vault
+///
+/// Reads the settings, unlocks the keyring, checks the database against the ledger and its lock, then serves. SIGTERM or
+/// Ctrl-C stop it: no new connections, what was taken is finished and synced, a last checkpoint is signed.
+///
+/// Settings can be overridden by the environment, for example PHIVAULT_SERVER__LISTEN=127.0.0.1:9000.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The settings (`phivault init` writes DIR/phivault.toml)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Does it.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&args.config, std::env::vars())?;
+    telemetry::start(&settings.log).map_err(|error| anyhow!(error))?;
+    let unlock = local::unlock(&settings)?;
+    let vault = Arc::new(local::open(&settings, &unlock)?);
+    drop(unlock);
+    serve(&settings, &vault, |address| println!("phivault listens on http://{address} (docs at http://{address}/docs)"))
+}
+
+/// Serves an open vault; `demo` uses it too. `announce` is told the address when the first request can come.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn serve(
+    settings: &Settings,
+    vault: &Arc<Vault>,
+    announce: impl FnOnce(std::net::SocketAddr),
+) -> anyhow::Result<ExitCode> {
+    let listen = settings.listen()?;
+    let limits = Limits {
+        body_bytes: settings.limits.body_bytes,
+        batch_bytes: settings.limits.batch_bytes,
+        batch_lines: settings.limits.batch_lines,
+        body_seconds: settings.limits.body_seconds,
+        connections: settings.server.connections,
+    };
+    let served = actix_web::rt::System::new().block_on(async {
+        let server = Server::bind(vault.clone(), listen, limits).with_context(|| {
+            format!("{listen} cannot be listened on; is another phivault running? Set server.listen to a free port")
+        })?;
+        let handle = server.handle();
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        actix_web::rt::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::info!("stopping: finishing what was taken");
+            handle.stop(true).await;
+        });
+        announce(server.address());
+        server.run().await.context("The server failed")
+    });
+    // The vault is stopped whatever happened to the server: what was taken is committed, sealed and signed.
+    let stopped = vault.stop();
+    served?;
+    stopped?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,100 @@
+//! The outermost layer: every request gets an id, every answer its headers, every failure its problem and one line in the
+//! diagnostics. What is logged is method, route template, status, time and id; never a path, query, header or body.
+
+use std::time::Instant;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{HttpResponse, ResponseError};
+use uuid::Uuid;
+
+use super::Api;
+use super::error::{ApiError, Failure};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Headers that every answer has unless a handler set them.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+];
+
+/// Wraps every request.
+pub(super) async fn frame(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let began = Instant::now();
+    let request_id = Uuid::now_v7().to_string();
+    let method = request.method().clone();
+    let api = request.app_data::<Data<Api>>().cloned();
+    let request_parts = request.request().clone();
+    let mut response = match next.call(request).await {
+        Ok(response) => response.map_into_boxed_body(),
+        Err(error) => ServiceResponse::new(request_parts, error.error_response()).map_into_boxed_body(),
+    };
+    let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+    let status = response.status();
+    let failure = response.response().extensions().get::<Failure>().cloned();
+    let failure =
+        failure.or_else(|| (status.is_client_error() || status.is_server_error()).then(|| foreign(status)).flatten());
+    if let Some(failure) = failure {
+        if let Some(cause) = failure.cause {
+            tracing::error!(request_id, route, cause, "a request failed");
+        }
+        let mut problem = failure.problem;
+        problem.request_id.clone_from(&request_id);
+        let body = serde_json::to_vec(&problem).expect("a problem is text and numbers");
+        response = response.map_body(|head, _| {
+            head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            BoxBody::new(body)
+        });
+    }
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    let milliseconds = began.elapsed().as_secs_f64() * 1e3;
+    tracing::info!(request_id, %method, route, status = status.as_u16(), milliseconds, "request");
+    if let Some(api) = api {
+        api.metrics.request(method.as_str(), &route, status.as_u16(), began.elapsed());
+    }
+    Ok(response)
+}
+
+/// A failure that actix itself answered, such as a malformed request; its text is replaced by ours.
+fn foreign(status: StatusCode) -> Option<Failure> {
+    let error = ApiError::http(
+        status,
+        "request_refused",
+        "The request was refused before it reached the vault; check method, path and headers.",
+    );
+    Some(Failure { problem: error.problem(), cause: None })
+}
+
+/// For paths that do not exist.
+pub(super) async fn no_such_route() -> HttpResponse {
+    ApiError::http(StatusCode::NOT_FOUND, "no_such_route", "There is nothing at this path. /docs lists what there is.")
+        .error_response()
+}
+
+/// For methods that a path does not have.
+pub(super) async fn wrong_method() -> HttpResponse {
+    ApiError::http(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "This path does not take this method. /docs lists what it takes.",
+    )
+    .error_response()
+}

@@ -1,0 +1,54 @@
+//! Data-key versions.
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::domain::caller::Caller;
+use crate::domain::json;
+use crate::domain::submission::ReasonIn;
+use crate::vault::{KeyList, Rotated};
+
+use super::Api;
+use super::body::{self, JSON};
+use super::entries::blocking;
+use super::error::{ApiResult, Problem};
+
+/// Why keys are rotated.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": {"code": "HSYSADMIN", "note": "Quarterly rotation"}}))]
+pub(super) struct RotateIn {
+    /// The reason.
+    reason: Option<ReasonIn>,
+}
+
+/// List key versions
+#[utoipa::path(get, path = "/v1/keys", tag = "Keys", responses(
+    (status = 200, description = "The versions.", body = KeyList), (status = 401, body = Problem, description = "The token is not valid."),
+    (status = 403, body = Problem, description = "Only admins and auditors may."), (status = 503, body = Problem, description = "It could not be recorded.")))]
+pub(super) async fn list(api: Data<Api>, caller: Caller) -> ApiResult<HttpResponse> {
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.list_keys(&caller)?)).await?))
+}
+
+/// Rotate the data key
+///
+/// A new version seals from now on; the ones before reveal only. Nothing stops, no proof changes.
+#[utoipa::path(post, path = "/v1/keys/rotate", tag = "Keys", request_body = RotateIn, responses(
+    (status = 200, description = "The new version.", body = Rotated), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
+    (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
+    (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "The reason will not do."),
+    (status = 503, body = Problem, description = "It could not be recorded, so nothing was rotated.")))]
+pub(super) async fn rotate(
+    api: Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> ApiResult<HttpResponse> {
+    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let asked: RotateIn = json::parse(&body)?;
+    Ok(HttpResponse::Ok()
+        .json(blocking(move || Ok(api.vault.rotate_keys(&caller, asked.reason.unwrap_or_default())?)).await?))
+}

@@ -1,0 +1,81 @@
+//! The OpenAPI 3.1 document, generated from the handlers, and a page that shows it without internet.
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::{entries, health, keys, ledger, reports, reveal, tokens};
+
+/// What the page may load: its own style and script, and the document.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "phivault",
+        description = "An encrypted, verifiable audit vault for health data. Applications submit every change to and access of health data with a reason; officers search, reveal and report; anybody can check the ledger.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    security(("bearer" = [])),
+    modifiers(&Bearer),
+    tags(
+        (name = "Entries", description = "For clinical applications: submitting."),
+        (name = "Trail", description = "For officers and auditors: searching and revealing. Every access is itself recorded."),
+        (name = "Reports", description = "For officers and auditors."),
+        (name = "Reasons", description = "The reason codes in force."),
+        (name = "Ledger", description = "Evidence that outsiders can check."),
+        (name = "Keys", description = "For admins: data-key versions."),
+        (name = "Tokens", description = "For admins: who may call."),
+        (name = "Operations", description = "For monitoring; no token needed.")
+    ),
+    paths(
+        entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, ledger::proof,
+        ledger::checkpoint, reports::access, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate,
+        health::alive, health::ready, health::metrics
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("A token such as phv_…")).build();
+        openapi.components.get_or_insert_default().add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The document as JSON.
+pub(super) async fn json() -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "public, max-age=60")).json(document())
+}
+
+/// The page.
+pub(super) async fn page() -> HttpResponse {
+    file("text/html; charset=utf-8", include_str!("docs/index.html"))
+}
+
+/// Its style.
+pub(super) async fn style() -> HttpResponse {
+    file("text/css; charset=utf-8", include_str!("docs/docs.css"))
+}
+
+/// Its script.
+pub(super) async fn script() -> HttpResponse {
+    file("text/javascript; charset=utf-8", include_str!("docs/docs.js"))
+}
+
+fn file(media_type: &'static str, text: &'static str) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, media_type))
+        .insert_header((header::CACHE_CONTROL, "public, max-age=60"))
+        .insert_header((header::CONTENT_SECURITY_POLICY, PAGE_POLICY))
+        .body(text)
+}
