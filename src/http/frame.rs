@@ -34,11 +34,8 @@ pub(super) async fn frame(
     let request_id = Uuid::now_v7().to_string();
     let method = request.method().clone();
     let api = request.app_data::<Data<Api>>().cloned();
-    let request_parts = request.request().clone();
-    let mut response = match next.call(request).await {
-        Ok(response) => response.map_into_boxed_body(),
-        Err(error) => ServiceResponse::new(request_parts, error.error_response()).map_into_boxed_body(),
-    };
+    // Handlers' errors arrive as responses; nothing below this layer fails otherwise.
+    let mut response = next.call(request).await?.map_into_boxed_body();
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
     let status = response.status();
     let failure = response.response().extensions().get::<Failure>().cloned();

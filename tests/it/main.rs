@@ -1,1 +1,19 @@
+//! Behaviour of the real thing: spawned servers, real SQLite files, real key files. One binary, for link time.
 
+#![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
+
+mod app;
+mod bad_input;
+mod canary;
+mod check;
+mod cli;
+mod damage;
+mod ingest;
+mod kill;
+mod ledger;
+mod permissions;
+mod rotate;
+mod search;
+mod synthea;
+mod tamper;
+mod tidy;

@@ -69,11 +69,7 @@ fn each_rule_finds_what_breaks_it_and_nothing_else() {
     let expect = |file: &str, source: &str, rules: &str| {
         let found = check(file, source);
         let broken = found.iter().filter_map(|(_, why)| why.split(':').next());
-        assert_eq!(
-            broken.collect::<Vec<_>>().join(" "),
-            rules,
-            "{file}: {source}"
-        );
+        assert_eq!(broken.collect::<Vec<_>>().join(" "), rules, "{file}: {source}");
     };
     for [file, body, rules] in CASES.lines().skip(1).map(cells) {
         let source = format!("//! Made up.\n{}", body.replace('~', "\n"));
