@@ -1,1 +1,290 @@
-fn main() {}
+//! `cargo bench`: what the vault does in a second on this machine, beside a bare SQLite table that takes the same bytes in
+//! the same run. Figures are only believed after `verify` has found the result intact.
+//!
+//! `PHIVAULT_BENCH_ENTRIES` sets the size (default 200,000), `PHIVAULT_BENCH_DIR` the disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use phivault::config::Settings;
+use phivault::domain::caller::{Caller, Role};
+use phivault::domain::query::QueryIn;
+use phivault::domain::rules::{NoOp, Rules};
+use phivault::domain::submission::{ReasonIn, Submission};
+use phivault::domain::{json, time::Clock, time::Timestamp};
+use phivault::keyfile::{self, KeyPaths};
+use phivault::store::sqlite::SqliteStore;
+use phivault::vault::{self, AccessAsked, Cost, Creation, Opening, Outcome, Vault, Verdict, VerifyAsked};
+use rusqlite::{Connection, params};
+
+const BATCH: usize = 500;
+const USERS: u64 = 2_000;
+const PATIENTS: u64 = 200_000;
+const REASONS: &str = include_str!("../config/reasons.toml");
+
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(chrono::Utc::now().timestamp_micros())
+    }
+}
+
+fn main() {
+    // `cargo test --benches` only asks whether it still builds and runs.
+    let smoke = std::env::args().any(|it| it == "--test");
+    let entries = if smoke { 2_000 } else { number("PHIVAULT_BENCH_ENTRIES", 200_000) };
+    let base = std::env::var("PHIVAULT_BENCH_DIR").map_or_else(|_| std::env::temp_dir(), PathBuf::from);
+    let folder = tempfile::tempdir_in(base).expect("a folder to work in can be made");
+    let dir = folder.path();
+    println!(
+        "entries {entries}, batches of {BATCH}, 300-byte values, {USERS} users, {PATIENTS} patients (skewed), fsync {:.0} us",
+        fsync(dir)
+    );
+    create(dir);
+    let vault = Arc::new(open(dir));
+    let blocks = append(&vault, entries);
+    let ids = probe(&vault, entries);
+    vault.seal_now().expect("the vault seals");
+    vault.stop().expect("the vault stops");
+    let verify = verify(dir);
+    let raw = raw(dir);
+    println!("\n{:<44} {:>14} {:>10}", "what", "figure", "of raw");
+    let all: Duration = blocks.iter().map(|it| it.1).sum();
+    let done: usize = blocks.iter().map(|it| it.0).sum();
+    row("durable append, entries a second", rate(done, all), Some(rate(done, all) / raw));
+    row("  raw SQLite, the same bytes", raw, Some(1.0));
+    for (n, block) in blocks.iter().enumerate() {
+        row(&format!("  block {} (of {})", n + 1, block.0), rate(block.0, block.1), Some(rate(block.0, block.1) / raw));
+    }
+    row("keyless verify, entries a second", verify, None);
+    for (what, microseconds) in ids {
+        println!("{what:<44} {:>11.0} us", microseconds);
+    }
+    let bytes = std::fs::metadata(dir.join("data/vault.db")).expect("the database is there").len();
+    println!("{:<44} {:>14.0}", "bytes on disk an entry", bytes as f64 / done as f64);
+}
+
+/// Repeatable chance (Steele, Lea and Flood, 2014).
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Makes entries the way a hospital does: few users and patients do much, most do little.
+fn submission(random: &mut SplitMix64, n: usize) -> String {
+    let skewed = |random: &mut SplitMix64, count: u64| {
+        let unit = random.next_u64() as f64 / u64::MAX as f64;
+        ((count as f64).powf(unit) - 1.0) as u64
+    };
+    let (user, patient) = (skewed(random, USERS), skewed(random, PATIENTS));
+    let value: String = (0..300).map(|_| char::from(b'a' + (random.next_u64() % 26) as u8)).collect();
+    let id = uuid::Uuid::now_v7();
+    let reason = ["TREAT", "ETREAT", "HPAYMT", "HOPERAT"][(random.next_u64() % 4) as usize];
+    format!(
+        r#"{{"id":"{id}","action":"update","actor":{{"id":"user-{user}","role":"physician"}},"patient":{{"id":"MRN-{patient}"}},"record":{{"type":"Observation","id":"o-{patient}-{}"}},"reason":{{"code":"{reason}"}},"changes":[{{"field":"value","old":null,"new":"{value}"}}],"context":{{"session_id":"s-{}"}}}}"#,
+        n % 7,
+        n / 12,
+    )
+}
+
+/// Appends from two threads, as two connections would; each block is timed by itself, text to receipt.
+fn append(vault: &Arc<Vault>, entries: usize) -> Vec<(usize, Duration)> {
+    let block = (entries / 10).max(BATCH);
+    let mut random = SplitMix64(7);
+    let mut out = Vec::new();
+    for from in (0..entries).step_by(block) {
+        let batches: Vec<Vec<String>> = (from..entries.min(from + block))
+            .collect::<Vec<_>>()
+            .chunks(BATCH)
+            .map(|chunk| chunk.iter().map(|n| submission(&mut random, *n)).collect())
+            .collect();
+        let count = batches.iter().map(Vec::len).sum();
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for half in 0..2 {
+                let batches = &batches;
+                scope.spawn(move || {
+                    for batch in batches.iter().skip(half).step_by(2) {
+                        let lines = batch.iter().map(|line| json::parse::<Submission>(line.as_bytes())).collect();
+                        let outcomes =
+                            vault.submit_batch(&caller(Role::Submitter), lines, false).expect("the batch goes in");
+                        assert!(outcomes.iter().all(|it| matches!(it, Outcome::Accepted(_))));
+                    }
+                });
+            }
+        });
+        out.push((count, began.elapsed()));
+    }
+    out
+}
+
+/// Medians of what readers do.
+fn probe(vault: &Vault, entries: usize) -> Vec<(&'static str, f64)> {
+    let officer = caller(Role::Officer);
+    let reason = || ReasonIn { code: Some("HCOMPL".into()), ..ReasonIn::default() };
+    let search = |query: QueryIn| vault.search(&officer, query).expect("the search is answered");
+    let newest =
+        search(QueryIn { limit: Some(1000.min(entries / 2)), action: Some("update".into()), ..QueryIn::default() });
+    let ids: Vec<_> = newest.entries.iter().map(|it| it.id).collect();
+    let access = |actor: Option<&str>| {
+        let offset = chrono::FixedOffset::east_opt(0).expect("zero is an offset");
+        let asked = AccessAsked { actor: actor.map(Into::into), from: None, to: None, offset, reason: reason() };
+        vault.access_report(&officer, asked).expect("the report is made")
+    };
+    vec![
+        (
+            "search: newest 50 of a patient",
+            median(|| drop(search(QueryIn { patient: Some("MRN-3".into()), limit: Some(50), ..QueryIn::default() }))),
+        ),
+        (
+            "search: newest 50 of a user",
+            median(|| drop(search(QueryIn { actor: Some("user-9".into()), limit: Some(50), ..QueryIn::default() }))),
+        ),
+        (
+            "search: newest 50 of a reason",
+            median(|| drop(search(QueryIn { reason: Some("ETREAT".into()), limit: Some(50), ..QueryIn::default() }))),
+        ),
+        ("reveal: one entry", median(|| drop(vault.reveal(&officer, &ids[..1], reason())))),
+        ("reveal: up to 1,000 entries", median(|| drop(vault.reveal(&officer, &ids, reason())))),
+        ("report: one user", median(|| drop(access(Some("user-9"))))),
+        ("report: all users", once(|| drop(access(None)))),
+        ("proof of an entry", median(|| drop(vault.proof(&officer, ids[ids.len() / 2])))),
+        (
+            "key rotation",
+            median(|| {
+                drop(vault.rotate_keys(
+                    &caller(Role::Admin),
+                    ReasonIn { code: Some("HSYSADMIN".into()), ..ReasonIn::default() },
+                ))
+            }),
+        ),
+    ]
+}
+
+/// The same stored bytes into one bare table: same batch, same pragmas, nothing else.
+fn raw(dir: &Path) -> f64 {
+    let reader = SqliteStore::reader(&dir.join("data/vault.db")).expect("the vault's database opens");
+    let size = reader.size().expect("the vault has a size");
+    let mut raw = Connection::open(dir.join("raw.db")).expect("a database can be made");
+    raw.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+        CREATE TABLE entry (sequence INTEGER PRIMARY KEY, meta BLOB, received_at INTEGER, previous INTEGER, number INTEGER, commitment BLOB, leaf BLOB, sealed BLOB) STRICT")
+        .expect("the table can be made");
+    let mut spent = Duration::ZERO;
+    for from in (0..size).step_by(BATCH) {
+        let mut rows = Vec::with_capacity(BATCH);
+        reader.scan(from..size.min(from + BATCH as u64), &mut |row| rows.push(row)).expect("rows can be read");
+        let began = Instant::now();
+        let transaction = raw.transaction().expect("a transaction begins");
+        for row in &rows {
+            let mut insert = transaction
+                .prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+                .expect("the statement is right");
+            let values = params![
+                row.sequence as i64,
+                row.meta,
+                row.received_at,
+                row.patient_previous as i64,
+                row.patient_number as i64,
+                row.commitment,
+                row.leaf.as_bytes(),
+                row.sealed
+            ];
+            insert.execute(values).expect("a row goes in");
+        }
+        transaction.commit().expect("the commit holds");
+        spent += began.elapsed();
+    }
+    rate(usize::try_from(size).expect("a size fits"), spent)
+}
+
+fn verify(dir: &Path) -> f64 {
+    let settings = Settings::in_folder(dir);
+    let paths = KeyPaths::in_folder(&dir.join("keys"));
+    let began = Instant::now();
+    let asked = VerifyAsked {
+        data: settings.storage.data_dir,
+        verifier_key: paths.verifier_key(),
+        lock: paths.lock,
+        progress: &mut |_, _| {},
+    };
+    let report = vault::verify(asked).expect("the vault can be verified");
+    assert_eq!(report.verdict, Verdict::Intact, "{:?}", report.findings);
+    rate(usize::try_from(report.entries).expect("a size fits"), began.elapsed())
+}
+
+fn create(dir: &Path) {
+    keyfile::create_key_file(&dir.join("unlock.key")).expect("a key file can be made");
+    let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
+    let keys = KeyPaths::in_folder(&dir.join("keys"));
+    let creation =
+        Creation { data: dir.join("data"), keys, unlock: &unlock, cost: Cost::default(), name: "bench.phivault.local" };
+    vault::create(&creation, &WallClock).expect("a vault can be made");
+}
+
+fn open(dir: &Path) -> Vault {
+    let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
+    Vault::open(Opening {
+        data: dir.join("data"),
+        keys: KeyPaths::in_folder(&dir.join("keys")),
+        unlock: &unlock,
+        settings: vault::Settings {
+            rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep },
+            blind_patients: false,
+            queue_kib: 65_536,
+        },
+        vocabulary: REASONS,
+        clock: Arc::new(WallClock),
+        clock_state: "unknown",
+        fatal: Box::new(|| std::process::exit(70)),
+    })
+    .expect("the vault opens")
+}
+
+fn caller(role: Role) -> Caller {
+    Caller { token_id: "bench".into(), label: "bench".into(), role }
+}
+
+/// Microseconds of a 4 KiB write that is synced, for scale.
+fn fsync(dir: &Path) -> f64 {
+    let mut file = std::fs::File::create(dir.join("fsync")).expect("a file can be made");
+    median(|| {
+        std::io::Write::write_all(&mut file, &[0; 4096]).expect("a page can be written");
+        file.sync_data().expect("a page can be synced");
+    })
+}
+
+fn median(mut run: impl FnMut()) -> f64 {
+    let mut times: Vec<_> = (0..21).map(|_| once(&mut run)).collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn once(run: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    run();
+    began.elapsed().as_secs_f64() * 1e6
+}
+
+fn rate(count: usize, spent: Duration) -> f64 {
+    count as f64 / spent.as_secs_f64()
+}
+
+fn row(what: &str, figure: f64, ratio: Option<f64>) {
+    match ratio {
+        Some(ratio) => println!("{what:<44} {figure:>14.0} {ratio:>10.2}"),
+        None => println!("{what:<44} {figure:>14.0}"),
+    }
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|it| it.parse().ok()).unwrap_or(default)
+}

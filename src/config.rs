@@ -99,6 +99,8 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Lines of a batch.
     pub batch_lines: usize,
+    /// KiB of all bodies in flight.
+    pub bodies_kib: usize,
     /// Seconds for a body to arrive.
     pub body_seconds: u64,
     /// KiB waiting to be committed.
@@ -164,7 +166,14 @@ impl Default for Entries {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 1 << 20, batch_bytes: 16 << 20, batch_lines: 10_000, body_seconds: 30, queue_kib: 64 << 10 }
+        Self {
+            body_bytes: 1 << 20,
+            batch_bytes: 16 << 20,
+            batch_lines: 10_000,
+            bodies_kib: 128 << 10,
+            body_seconds: 30,
+            queue_kib: 64 << 10,
+        }
     }
 }
 
@@ -267,6 +276,10 @@ impl Settings {
             ((1..=64 << 20).contains(&limits.body_bytes), "limits.body_bytes is 1 to 67108864."),
             ((1..=256 << 20).contains(&limits.batch_bytes), "limits.batch_bytes is 1 to 268435456."),
             ((1..=100_000).contains(&limits.batch_lines), "limits.batch_lines is 1 to 100000."),
+            (
+                limits.bodies_kib > limits.batch_bytes.max(limits.body_bytes) / 1024 && limits.bodies_kib <= 16 << 20,
+                "limits.bodies_kib is more than the largest body, up to 16777216.",
+            ),
             ((1..=600).contains(&limits.body_seconds), "limits.body_seconds is 1 to 600."),
             ((1_024..=4 << 20).contains(&limits.queue_kib), "limits.queue_kib is 1024 to 4194304."),
             ((1..=100_000).contains(&self.server.connections), "server.connections is 1 to 100000."),

@@ -29,7 +29,6 @@ pub struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value a process")]
 enum Command {
     Demo(demo::Args),
     Init(init::Args),

@@ -54,6 +54,7 @@ pub fn serve(
         body_bytes: settings.limits.body_bytes,
         batch_bytes: settings.limits.batch_bytes,
         batch_lines: settings.limits.batch_lines,
+        bodies_kib: settings.limits.bodies_kib,
         body_seconds: settings.limits.body_seconds,
         connections: settings.server.connections,
     };

@@ -6,6 +6,7 @@
 pub mod action;
 pub mod caller;
 pub mod canonical;
+mod check;
 pub mod entry;
 pub mod index;
 pub mod issue;

@@ -1,11 +1,13 @@
 //! Reading request bodies: bounded in size and time, of the declared type, never compressed.
 
-use std::time::Duration;
-
 use actix_web::HttpRequest;
 use actix_web::http::{StatusCode, header};
 use actix_web::web::{Bytes, Payload};
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::vault::VaultError;
+
+use super::Api;
 use super::error::{ApiError, ApiResult};
 
 /// JSON.
@@ -19,17 +21,33 @@ pub(super) fn media_type(request: &HttpRequest) -> String {
     header.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
-/// Reads a body of at most `limit` bytes within `deadline`. actix bounds the time for headers, not for bodies.
+/// A body and the room it takes of all that are in flight; dropped together.
+pub(super) struct Body {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads a body of at most `limit` bytes within the deadline. actix bounds the time for headers, not for bodies; and all
+/// bodies together are bounded, so that many large ones cannot exhaust the memory.
 ///
 /// # Errors
-/// 415 for another type or a compressed body, 413 beyond the limit, 408 past the deadline, 400 when it breaks off.
+/// 415 for another type or a compressed body, 413 beyond the limit, 408 past the deadline, 400 when it breaks off, 503
+/// when too many are in flight.
 pub(super) async fn read(
+    api: &Api,
     request: &HttpRequest,
     payload: Payload,
     types: &[&str],
     limit: usize,
-    deadline: Duration,
-) -> ApiResult<Bytes> {
+) -> ApiResult<Body> {
     let found = media_type(request);
     if !types.contains(&found.as_str()) {
         let detail = format!("Send the body with Content-Type: {}.", types.join(" or "));
@@ -43,8 +61,10 @@ pub(super) async fn read(
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
-    match tokio::time::timeout(deadline, payload.to_bytes_limited(limit)).await {
-        Ok(Ok(Ok(body))) => Ok(body),
+    let kib = u32::try_from(declared.unwrap_or(limit) / 1024 + 1).unwrap_or(u32::MAX);
+    let room = api.bodies.clone().try_acquire_many_owned(kib).map_err(|_| ApiError::Vault(VaultError::Busy))?;
+    match tokio::time::timeout(api.body_deadline(), payload.to_bytes_limited(limit)).await {
+        Ok(Ok(Ok(bytes))) => Ok(Body { bytes, _room: room }),
         Ok(Ok(Err(_))) => {
             Err(ApiError::http(StatusCode::BAD_REQUEST, "body_broken", "The body broke off; nothing was taken."))
         }

@@ -1,7 +1,7 @@
 //! Submitting and searching entries.
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Bytes, Data, Path, Payload, Query};
+use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,9 +16,9 @@ use crate::domain::query::QueryIn;
 use crate::domain::submission::Submission;
 use crate::vault::{Outcome, VaultError};
 
-use super::Api;
 use super::body::{self, JSON, NDJSON};
 use super::error::{ApiError, ApiResult, Problem};
+use super::{Api, Limits};
 
 /// The answer to a submission.
 #[derive(Serialize, ToSchema)]
@@ -97,7 +97,7 @@ pub(super) async fn submit(
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
     may_submit(&api, &caller).await?;
-    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let submission: Submission = json::parse(&body)?;
     let answer = |status, receipt, duplicate| HttpResponse::build(status).json(Submitted { receipt, duplicate });
     Ok(match api.vault.submit(&caller, submission).await? {
@@ -128,12 +128,12 @@ pub(super) async fn batch(
 ) -> ApiResult<HttpResponse> {
     may_submit(&api, &caller).await?;
     let params = params::<BatchParams>(&request)?;
-    let body = body::read(&request, payload, &[NDJSON, JSON], api.limits.batch_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[NDJSON, JSON], api.limits.batch_bytes).await?;
     let is_array = body::media_type(&request) == JSON;
     let partial = params.partial.unwrap_or(false);
     let result = blocking(move || {
-        let lines =
-            if is_array { array(&body, api.limits.batch_lines)? } else { ndjson(&body, api.limits.batch_lines)? };
+        let lines = if is_array { array(&body, &api.limits)? } else { ndjson(&body, &api.limits)? };
+        drop(body);
         let (numbers, lines): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
         let outcomes = api.vault.submit_batch(&caller, lines, partial)?;
         Ok(batch_result(&numbers, outcomes))
@@ -168,7 +168,7 @@ pub(super) async fn query(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked = json::parse(&body)?;
     page(api, caller, asked).await
 }
@@ -225,23 +225,30 @@ pub(super) fn entry_id(text: &str) -> ApiResult<Uuid> {
 
 type Line = (usize, Result<Submission, Issue>);
 
-fn ndjson(body: &Bytes, most: usize) -> ApiResult<Vec<Line>> {
+fn ndjson(body: &[u8], limits: &Limits) -> ApiResult<Vec<Line>> {
     let lines = (1..).zip(body.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
-    let lines: Vec<_> = lines.take(most + 1).collect();
-    check_count(lines.len(), most)?;
-    Ok(lines.into_iter().map(|(number, line)| (number, json::parse(line))).collect())
+    let lines: Vec<_> = lines.take(limits.batch_lines + 1).collect();
+    check_count(lines.len(), limits.batch_lines)?;
+    Ok(lines.into_iter().map(|(number, line)| (number, one(line, limits))).collect())
 }
 
-fn array(body: &Bytes, most: usize) -> ApiResult<Vec<Line>> {
+fn array(body: &[u8], limits: &Limits) -> ApiResult<Vec<Line>> {
     let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| {
-        Issue::new(
-            "",
-            "invalid_json",
-            "The body is not a JSON array of submissions. For one submission a line send application/x-ndjson.",
-        )
+        let detail =
+            "The body is not a JSON array of submissions. For one submission a line send application/x-ndjson.";
+        Issue::new("", "invalid_json", detail)
     })?;
-    check_count(items.len(), most)?;
-    Ok((1..).zip(items).map(|(number, item)| (number, json::parse(item.get().as_bytes()))).collect())
+    check_count(items.len(), limits.batch_lines)?;
+    Ok((1..).zip(items).map(|(number, item)| (number, one(item.get().as_bytes(), limits))).collect())
+}
+
+/// One submission of a batch; it is bounded like one that comes alone.
+fn one(text: &[u8], limits: &Limits) -> Result<Submission, Issue> {
+    if text.len() > limits.body_bytes {
+        let detail = format!("One submission is limited to {} bytes.", limits.body_bytes);
+        return Err(Issue::new("", "too_large", detail));
+    }
+    json::parse(text)
 }
 
 fn check_count(count: usize, most: usize) -> ApiResult<()> {

@@ -83,7 +83,7 @@ pub(super) async fn metrics(api: Data<Api>) -> HttpResponse {
     let mut registry = Registry::with_prefix("phivault");
     registry.register("http_requests", "Requests by method, route template and status", api.metrics.requests.clone());
     registry.register("http_request_seconds", "Time to answer by route template", api.metrics.seconds.clone());
-    registry.register_collector(Box::new(Figures(api.clone())));
+    registry.register_collector(Box::new(Figures(api)));
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
         Ok(()) => HttpResponse::Ok()

@@ -47,7 +47,7 @@ pub(super) async fn rotate(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: RotateIn = json::parse(&body)?;
     Ok(HttpResponse::Ok()
         .json(blocking(move || Ok(api.vault.rotate_keys(&caller, asked.reason.unwrap_or_default())?)).await?))

@@ -11,6 +11,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer, web};
+use tokio::sync::Semaphore;
 
 use crate::vault::Vault;
 
@@ -40,6 +41,8 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Lines of a batch.
     pub batch_lines: usize,
+    /// KiB of all bodies in flight.
+    pub bodies_kib: usize,
     /// Time for a body to arrive.
     pub body_seconds: u64,
     /// Open connections.
@@ -51,6 +54,8 @@ pub struct Api {
     /// The vault.
     vault: Arc<Vault>,
     limits: Limits,
+    /// Room for bodies in flight, KiB.
+    bodies: Arc<Semaphore>,
     metrics: health::Metrics,
 }
 
@@ -73,7 +78,8 @@ impl Server {
     /// What the system says, such as that the port is taken.
     pub fn bind(vault: Arc<Vault>, listen: SocketAddr, limits: Limits) -> std::io::Result<Self> {
         let connections = limits.connections;
-        let api = Data::new(Api { vault, limits, metrics: health::Metrics::default() });
+        let bodies = Arc::new(Semaphore::new(limits.bodies_kib));
+        let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default() });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(api.clone())

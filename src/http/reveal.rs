@@ -62,7 +62,7 @@ pub(super) async fn one(
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
     let id = entry_id(&id)?;
-    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: RevealIn = json::parse(&body)?;
     let mut revealed =
         blocking(move || Ok(api.vault.reveal(&caller, &[id], asked.reason.unwrap_or_default())?)).await?;
@@ -85,7 +85,7 @@ pub(super) async fn many(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: RevealManyIn = json::parse(&body)?;
     let ids = asked.ids.unwrap_or_default();
     if ids.len() > MAX_REVEAL {

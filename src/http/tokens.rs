@@ -55,7 +55,7 @@ pub(super) async fn create(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    let body = body::read(&request, payload, &[JSON], api.limits.body_bytes, api.body_deadline()).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: TokenIn = json::parse(&body)?;
     Ok(HttpResponse::Created().json(blocking(move || Ok(api.vault.create_token(&caller, asked)?)).await?))
 }

@@ -110,8 +110,8 @@ impl Vault {
         let mut position = 0;
         loop {
             let found = self.store.find(&terms, position..bound, Order::OldestFirst, FETCH)?;
-            for row in self.store.rows(&found.sequences)? {
-                check(&row)?;
+            for row in self.each_row(&found.sequences) {
+                check(&row?)?;
             }
             match found.next {
                 Some(next) => position = next,

@@ -22,6 +22,8 @@ use super::writer::find_id;
 
 /// The most entries of one reveal.
 pub const MAX_REVEAL: usize = 1_000;
+/// The most sealed bytes of one reveal.
+const MAX_REVEAL_BYTES: usize = 64 << 20;
 /// The bytes that a reveal's list of patients may take in its own metadata.
 const MAX_PATIENT_BYTES: usize = 40_000;
 
@@ -38,10 +40,16 @@ impl Vault {
             let detail = format!("Name 1 to {MAX_REVEAL} entries.");
             return Err(VaultError::Invalid(vec![Issue::new("/ids", "too_many", detail)]));
         }
-        let rows = ids
-            .iter()
-            .map(|id| find_id(&*self.store, *id)?.ok_or(VaultError::NotFound))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (mut rows, mut bytes) = (Vec::with_capacity(ids.len()), 0);
+        for id in ids {
+            let row = find_id(&*self.store, *id)?.ok_or(VaultError::NotFound)?;
+            bytes += row.sealed.len();
+            if bytes > MAX_REVEAL_BYTES {
+                let detail = "These entries hold more than 64 MiB of values; reveal fewer at a time.";
+                return Err(VaultError::Invalid(vec![Issue::new("/ids", "too_large", detail)]));
+            }
+            rows.push(row);
+        }
         let mut revealed = Vec::with_capacity(rows.len());
         for row in &rows {
             let meta = decode(row)?;

@@ -20,8 +20,10 @@ use super::writer::find_id;
 
 /// Candidates looked at for one page. A page may hold fewer entries than asked for when a filter is rare; `next` goes on.
 const MAX_LOOKED_AT: usize = 200_000;
-/// Candidates fetched at a time.
+/// The most candidates fetched at a time; the first fetch is about as large as the page.
 const FETCH: usize = 1_024;
+/// Rows held in memory at a time.
+pub(super) const ROWS: usize = 32;
 /// Version, order, position, bound, id of the recording entry, tag.
 const CURSOR_BYTES: usize = 1 + 1 + 8 + 8 + 16 + 32;
 
@@ -89,14 +91,17 @@ impl Vault {
         let mut entries = Vec::new();
         let mut position = walk.position;
         let mut looked_at = 0;
+        let mut fetch = (query.limit + 1).clamp(ROWS, FETCH);
         loop {
             let (part, order) = if query.oldest_first {
                 (position.max(range.start)..range.end, Order::OldestFirst)
             } else {
                 (range.start..position.min(range.end), Order::NewestFirst)
             };
-            let found = self.store.find(&terms, part, order, FETCH)?;
-            for row in self.store.rows(&found.sequences)? {
+            let found = self.store.find(&terms, part, order, fetch)?;
+            fetch = (fetch * 2).min(FETCH);
+            for row in self.each_row(&found.sequences) {
+                let row = row?;
                 let meta = decode(&row)?;
                 if query.filter.matches(&meta, Timestamp(row.received_at)) {
                     if entries.len() == query.limit {
@@ -169,6 +174,14 @@ impl Vault {
     fn cursor_tag(&self, caller: &Caller, query: &Query, body: &[u8]) -> [u8; 32] {
         let parts: [&[u8]; 3] = [caller.token_id.as_bytes(), &query.filter.canonical(), body];
         mac::tag(self.keys.ring().cursor_key(), label::CURSOR, &parts)
+    }
+
+    /// Rows one after the other, a few in memory at a time: a single row may hold a mebibyte.
+    pub(super) fn each_row(&self, sequences: &[u64]) -> impl Iterator<Item = Result<Row, VaultError>> {
+        sequences.chunks(ROWS).flat_map(|chunk| match self.store.rows(chunk) {
+            Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error.into())],
+        })
     }
 
     /// The metadata of a row as a reader sees it. Blinded ids are opened for it; nothing else is.

@@ -57,9 +57,9 @@ impl Vault {
                 Known::Other => return Err(VaultError::Conflict(vec![conflict()])),
                 Known::Fresh => {}
             }
-            match self.enqueue(vec![draft.clone()])?.await.map_err(|_| VaultError::Unknown)? {
-                Ok(mut receipts) => return receipts.pop().map(Outcome::Accepted).ok_or(VaultError::Unknown),
-                Err(Raced) => {}
+            let answer = self.enqueue(vec![draft.clone()])?.await.map_err(|_| VaultError::Unknown)?;
+            if let Ok(mut receipts) = answer {
+                return receipts.pop().map(Outcome::Accepted).ok_or(VaultError::Unknown);
             }
         }
         Err(VaultError::Busy)

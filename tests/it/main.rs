@@ -1,5 +1,6 @@
 //! Behaviour of the real thing: spawned servers, real SQLite files, real key files. One binary, for link time.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 
 mod app;
