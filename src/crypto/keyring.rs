@@ -355,6 +355,8 @@ fn take_secret(rest: &mut &[u8]) -> Option<Option<Secret>> {
 mod tests {
     use super::*;
 
+    const GOLDEN: &str = "";
+
     fn unlock(byte: u8) -> Unlock {
         Unlock::KeyFile(Secret::new([byte; 32]))
     }
@@ -377,6 +379,18 @@ mod tests {
         );
         assert!(again.opening(Header { version: 1, bucket: 1 }).is_some());
         assert!(again.opening(Header { version: 3, bucket: 1 }).is_none());
+    }
+
+    #[test]
+    fn print_golden() {
+        panic!("GOLD {:?}", Keyring::create(Timestamp(5)).rotated(Timestamp(9)).encode(&kek(1)));
+    }
+
+    #[test]
+    fn a_file_of_this_format_opens_for_ever() {
+        let (ring, _) = Keyring::decode(GOLDEN, &unlock(1)).unwrap();
+        assert_eq!((ring.generation(), ring.newest().version, ring.versions().len()), (2, 2, 2));
+        assert_eq!(ring.versions()[0].retired_at, Some(Timestamp(9)));
     }
 
     #[test]

@@ -210,6 +210,9 @@ fn aad(header: &[u8], meta: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    const GOLDEN: &str = "";
+    const GOLDEN_COMMITMENT: &str = "";
+
     fn items() -> Vec<Item> {
         let value = |text: &str| Phi::new(serde_json::from_str(text).unwrap());
         vec![
@@ -282,6 +285,23 @@ mod tests {
         for cut in 0..sealed.bytes.len() {
             assert!(open(&fixture.keys(), &[1; 16], b"meta", &sealed.bytes[..cut], &sealed.commitment).is_some());
         }
+    }
+
+    #[test]
+    fn print_golden() {
+        let (data_key, bucket_secret) = (Secret::new([0x11; 32]), Secret::new([0x22; 32]));
+        let keys = SealKeys { version: 3, data_key: &data_key, bucket: 9, bucket_secret: &bucket_secret };
+        let sealed = seal(&keys, &[7; 16], b"metadata", &items());
+        panic!("GOLD {} {}", hex::encode(sealed.bytes), hex::encode(sealed.commitment));
+    }
+
+    #[test]
+    fn a_record_sealed_by_this_format_opens_for_ever() {
+        let (data_key, bucket_secret) = (Secret::new([0x11; 32]), Secret::new([0x22; 32]));
+        let keys = SealKeys { version: 3, data_key: &data_key, bucket: 9, bucket_secret: &bucket_secret };
+        let (sealed, commitment) = (hex::decode(GOLDEN).unwrap(), hex::decode(GOLDEN_COMMITMENT).unwrap());
+        let opened = open(&keys, &[7; 16], b"metadata", &sealed, &commitment.try_into().unwrap()).unwrap();
+        assert!(opened.len() == 3 && opened.iter().zip(items()).all(|(a, b)| a.path == b.path && a.value == b.value));
     }
 
     #[test]

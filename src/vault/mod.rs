@@ -70,6 +70,8 @@ pub struct Vault {
     ledger: Arc<ledger::Ledger>,
     vocabulary: Vocabulary,
     tokens: RwLock<tokens::Tokens>,
+    /// Held while a token is made or revoked.
+    changing_tokens: Mutex<()>,
     denials: Mutex<HashMap<String, record::Denials>>,
     queue: Mutex<writer::Queue>,
     room: Arc<Semaphore>,

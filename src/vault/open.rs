@@ -193,6 +193,7 @@ impl Vault {
             ledger,
             vocabulary,
             tokens: RwLock::new(tokens),
+            changing_tokens: Mutex::default(),
             denials: Mutex::default(),
             queue: Mutex::new(queue),
             counters,

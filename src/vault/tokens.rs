@@ -132,7 +132,7 @@ impl Vault {
     /// Who a token belongs to, if it is known, not revoked, not expired and used from where it may be.
     pub fn authenticate(&self, token: &str, from: Option<IpAddr>) -> Option<Caller> {
         let token = PlainToken::parse(token)?;
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.read_tokens();
         let found = tokens.by_hash.get(&token.hashed())?;
         let view = &found.view;
         let now = self.clock.now();
@@ -153,7 +153,7 @@ impl Vault {
     pub fn list_tokens(&self, caller: &Caller) -> Result<Vec<TokenView>, VaultError> {
         self.allow(caller, Permission::ListTokens, Action::TOKEN_LIST)?;
         self.record(Note::new(caller, Action::TOKEN_LIST, default_reason()))?;
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.read_tokens();
         let mut views: Vec<_> = tokens.by_hash.values().map(|it| it.view.clone()).collect();
         views.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         Ok(views)
@@ -179,8 +179,9 @@ impl Vault {
         view: TokenView,
         reason: CheckedReason,
     ) -> Result<TokenMade, VaultError> {
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        if tokens.by_hash.len() >= MAX_TOKENS {
+        // One change after the other, but callers are looked up all the while: recording waits for the disk.
+        let _changing = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.read_tokens().by_hash.len() >= MAX_TOKENS {
             let detail = format!("A vault holds at most {MAX_TOKENS} tokens.");
             return Err(VaultError::Invalid(vec![Issue::new("", "too_many", detail)]));
         }
@@ -188,7 +189,7 @@ impl Vault {
         let row = TokenRow { view, hash: token.hashed() };
         self.record_token(caller, Action::TOKEN_CREATE, reason, &row)?;
         let made = TokenMade { view: row.view.clone(), token: token.expose().to_owned() };
-        tokens.by_hash.insert(row.hash, row);
+        self.put_token(row);
         Ok(made)
     }
 
@@ -199,15 +200,15 @@ impl Vault {
     pub fn revoke_token(&self, caller: &Caller, id: &str, reason: Option<ReasonIn>) -> Result<(), VaultError> {
         self.allow(caller, Permission::ManageTokens, Action::TOKEN_REVOKE)?;
         let reason = self.token_reason(caller, Action::TOKEN_REVOKE, reason)?;
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        let found = tokens.by_hash.values_mut().find(|it| it.view.id == id).ok_or(VaultError::NotFound)?;
-        if found.view.revoked_at.is_some() {
+        let _changing = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = self.read_tokens().by_hash.values().find(|it| it.view.id == id).cloned();
+        let mut row = found.ok_or(VaultError::NotFound)?;
+        if row.view.revoked_at.is_some() {
             return Ok(());
         }
-        let mut row = found.clone();
         row.view.revoked_at = Some(self.clock.now());
         self.record_token(caller, Action::TOKEN_REVOKE, reason, &row)?;
-        *found = row;
+        self.put_token(row);
         Ok(())
     }
 
