@@ -212,6 +212,14 @@ impl Vault {
         Ok(())
     }
 
+    fn read_tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_token(&self, row: TokenRow) {
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner).by_hash.insert(row.hash, row);
+    }
+
     fn token_reason(
         &self,
         caller: &Caller,
