@@ -9,7 +9,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::keyfile::LockFile;
@@ -28,6 +28,9 @@ const SIGN_EVERY: Duration = Duration::from_secs(1);
 /// At least one checkpoint in this time while none come, so that absence can be shown.
 const SIGN_IDLE: Duration = Duration::from_secs(3600);
 
+/// How long a proof waits for the checkpoint that covers its entry.
+const PROOF_WAIT: Duration = Duration::from_secs(5);
+
 /// The ledger as readers see it.
 pub(super) struct Ledger {
     store: Arc<dyn Store>,
@@ -36,6 +39,8 @@ pub(super) struct Ledger {
     lock: LockFile,
     edge: Mutex<Edge>,
     published: RwLock<Signed>,
+    /// The size that is published, and a bell for those who wait for it to grow.
+    covered: (Mutex<u64>, Condvar),
 }
 
 /// A signed checkpoint.
@@ -69,7 +74,8 @@ impl Ledger {
             ))
         })?;
         let published = RwLock::new(Signed { note, size: locked.size, root: locked.root });
-        let ledger = Self { store, signer, origin, lock, edge: Mutex::new(edge), published };
+        let covered = (Mutex::new(locked.size), Condvar::new());
+        let ledger = Self { store, signer, origin, lock, edge: Mutex::new(edge), published, covered };
         let size = ledger.edge().size();
         if size < locked.size {
             return Err(OpenError::Distrust(format!(
@@ -111,11 +117,17 @@ impl Ledger {
         proof::root_at(&self.tiles(), size)
     }
 
-    /// The inclusion proof of an entry in the tree of the newest checkpoint, which it may have to sign first.
+    /// The inclusion proof of an entry in the tree of the newest checkpoint, waiting for the next one if it must. Readers
+    /// never make the vault sign: that would let anybody keep its disk busy.
     pub(super) fn inclusion(&self, sequence: u64) -> Result<(Signed, Vec<Hash>), VaultError> {
-        if self.checkpoint().size <= sequence {
-            self.sign()?;
+        let (covered, bell) = &self.covered;
+        let size = covered.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            bell.wait_timeout_while(size, PROOF_WAIT, |size| *size <= sequence).unwrap_or_else(PoisonError::into_inner);
+        if waited.1.timed_out() {
+            return Err(VaultError::Busy);
         }
+        drop(waited);
         let signed = self.checkpoint();
         let hashes = proof::inclusion_proof(&self.tiles(), sequence, signed.size)?;
         Ok((signed, hashes))
@@ -136,6 +148,9 @@ impl Ledger {
         let note = checkpoint.sign(&self.signer).map_err(|error| VaultError::Integrity(error.to_string()))?;
         self.lock.swap(&note)?;
         *published = Signed { note, size: checkpoint.size, root: checkpoint.root };
+        drop(published);
+        *self.covered.0.lock().unwrap_or_else(PoisonError::into_inner) = checkpoint.size;
+        self.covered.1.notify_all();
         Ok(())
     }
 
