@@ -126,7 +126,7 @@ impl Vault {
     /// [`VaultError::Denied`], `NotFound`, or what reading says.
     pub fn proof(&self, caller: &Caller, id: Uuid) -> Result<Proof, VaultError> {
         self.allow(caller, Permission::Prove, Action::SEARCH)?;
-        let row = writer::find_id(&*self.store, id)?.ok_or(VaultError::NotFound)?;
+        let row = writer::find_id(&*self.store, id, 0)?.ok_or(VaultError::NotFound)?;
         let (signed, hashes) = self.ledger.inclusion(row.sequence)?;
         Ok(Proof {
             id,

@@ -155,8 +155,8 @@ impl Vault {
     /// a flood of submissions.
     pub(super) fn commit_now(&self, entries: Vec<Prepared>, state: Vec<StateRow>) -> Result<Vec<Receipt>, VaultError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Job(Job { entries, state, reply, room: None }))?;
-        // Ids of the vault's own entries are fresh, so they race with nobody.
+        // Ids of the vault's own entries are fresh, so there is nothing to look up and nobody to race with.
+        self.send(Message::Job(Job { entries, looked_up_to: u64::MAX, state, reply, room: None }))?;
         answer.blocking_recv().map_err(|_| VaultError::Unknown)?.map_err(|_| VaultError::Unknown)
     }
 

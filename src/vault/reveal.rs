@@ -42,7 +42,7 @@ impl Vault {
         }
         let (mut rows, mut bytes) = (Vec::with_capacity(ids.len()), 0);
         for id in ids {
-            let row = find_id(&*self.store, *id)?.ok_or(VaultError::NotFound)?;
+            let row = find_id(&*self.store, *id, 0)?.ok_or(VaultError::NotFound)?;
             bytes += row.sealed.len();
             if bytes > MAX_REVEAL_BYTES {
                 let detail = "These entries hold more than 64 MiB of values; reveal fewer at a time.";

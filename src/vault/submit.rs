@@ -49,6 +49,7 @@ impl Vault {
             VaultError::Invalid(issues)
         })?;
         for _ in 0..RACES {
+            let looked_up_to = self.store.size();
             match self.known(&draft)? {
                 Known::Same(receipt) => {
                     self.counters.duplicates.fetch_add(1, Ordering::Relaxed);
@@ -57,7 +58,7 @@ impl Vault {
                 Known::Other => return Err(VaultError::Conflict(vec![conflict()])),
                 Known::Fresh => {}
             }
-            let answer = self.enqueue(vec![draft.clone()])?.await.map_err(|_| VaultError::Unknown)?;
+            let answer = self.enqueue(vec![draft.clone()], looked_up_to)?.await.map_err(|_| VaultError::Unknown)?;
             if let Ok(mut receipts) = answer {
                 return receipts.pop().map(Outcome::Accepted).ok_or(VaultError::Unknown);
             }
@@ -89,6 +90,7 @@ impl Vault {
             .map(|line| line.map_err(|issue| vec![issue]).and_then(|it| self.check(caller, it)))
             .collect();
         for _ in 0..RACES {
+            let looked_up_to = self.store.size();
             let plan = self.plan(&checked)?;
             if !partial {
                 refuse_whole(&plan)?;
@@ -102,7 +104,7 @@ impl Vault {
             let receipts = if fresh.is_empty() {
                 Vec::new()
             } else {
-                match self.enqueue(fresh)?.blocking_recv().map_err(|_| VaultError::Unknown)? {
+                match self.enqueue(fresh, looked_up_to)?.blocking_recv().map_err(|_| VaultError::Unknown)? {
                     Ok(receipts) => receipts,
                     Err(Raced) => continue,
                 }
@@ -170,12 +172,16 @@ impl Vault {
     }
 
     /// Seals drafts and puts them into the writer's queue, if there is room.
-    fn enqueue(&self, drafts: Vec<Draft>) -> Result<oneshot::Receiver<Result<Vec<Receipt>, Raced>>, VaultError> {
+    fn enqueue(
+        &self,
+        drafts: Vec<Draft>,
+        looked_up_to: u64,
+    ) -> Result<oneshot::Receiver<Result<Vec<Receipt>, Raced>>, VaultError> {
         let entries: Vec<_> = drafts.into_iter().map(|draft| self.seal(draft)).collect();
         let bytes: usize = entries.iter().map(|it| 512 + it.bytes.len() + it.sealed.len()).sum();
         let room = Some(self.take_room(bytes.div_ceil(1024))?);
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Job(Job { entries, state: Vec::new(), reply, room }))?;
+        self.send(Message::Job(Job { entries, looked_up_to, state: Vec::new(), reply, room }))?;
         Ok(answer)
     }
 
@@ -190,7 +196,7 @@ impl Vault {
 
     /// Looks whether an entry of that id is there, and whether it says the same.
     fn known(&self, draft: &Draft) -> Result<Known, VaultError> {
-        let Some(row) = find_id(&*self.store, draft.meta.id)? else { return Ok(Known::Fresh) };
+        let Some(row) = find_id(&*self.store, draft.meta.id, 0)? else { return Ok(Known::Fresh) };
         let (meta, items) = match self.open_row(&row) {
             Ok(opened) => opened,
             // Without its key only the metadata can be compared.

@@ -54,6 +54,8 @@ pub(super) struct Raced;
 /// Entries that are committed together or not at all.
 pub(super) struct Job {
     pub(super) entries: Vec<Prepared>,
+    /// The size of the ledger when their ids were last looked up; only what came after can have brought one of them.
+    pub(super) looked_up_to: u64,
     pub(super) state: Vec<StateRow>,
     pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, Raced>>,
     /// Room in the queue, given back when the job is done.
@@ -162,8 +164,8 @@ impl Writer {
             time: self.last_time.max(self.clock.now().0),
         };
         let (mut taken, mut raced, mut state) = (Vec::new(), Vec::new(), Vec::new());
-        for Job { entries, state: rows, reply, room } in jobs {
-            if self.has_known_id(&draft, &entries)? {
+        for Job { entries, looked_up_to, state: rows, reply, room } in jobs {
+            if self.has_known_id(&draft, &entries, looked_up_to)? {
                 raced.push(reply);
                 continue;
             }
@@ -206,9 +208,10 @@ impl Writer {
     }
 
     /// Whether an id is in the store or in this batch. Requests have looked before; this settles races between them.
-    fn has_known_id(&self, draft: &Draft, entries: &[Prepared]) -> Result<bool, StoreError> {
+    fn has_known_id(&self, draft: &Draft, entries: &[Prepared], from: u64) -> Result<bool, StoreError> {
+        let grown = from < self.store.size();
         for entry in entries {
-            if draft.ids.contains(&entry.meta.id) || find_id(&*self.store, entry.meta.id)?.is_some() {
+            if draft.ids.contains(&entry.meta.id) || (grown && find_id(&*self.store, entry.meta.id, from)?.is_some()) {
                 return Ok(true);
             }
         }
@@ -299,10 +302,10 @@ pub(super) fn receipt(row: &Row) -> Receipt {
     Receipt { id, sequence: row.sequence, leaf_hash: row.leaf.to_string(), received_at: Timestamp(row.received_at) }
 }
 
-/// The entry of an id, if there is one.
-pub(super) fn find_id(store: &dyn Store, id: Uuid) -> Result<Option<Row>, StoreError> {
+/// The entry of an id from a position on, if there is one.
+pub(super) fn find_id(store: &dyn Store, id: Uuid, from: u64) -> Result<Option<Row>, StoreError> {
     let wanted = [vec![Term::new(Dimension::Id, &[id.as_bytes()])]];
-    let found = store.find(&wanted, 0..store.size(), Order::NewestFirst, 16)?;
+    let found = store.find(&wanted, from..store.size(), Order::NewestFirst, 16)?;
     for sequence in found.sequences {
         let row = store.rows(&[sequence])?.pop().expect("one row was asked for");
         if Meta::decode(&row.meta).is_ok_and(|meta| meta.id == id) {

@@ -4,7 +4,7 @@
 //! kept in memory while the segment is open, and written once, in key order, when it closes. What the process loses
 //! when it dies is rebuilt from the entries at the next start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -23,7 +23,7 @@ use super::{read, signed, unavailable};
 const CHUNKS_PER_COMMIT: usize = 256;
 
 /// Terms of a segment with the positions in it.
-pub type Postings = BTreeMap<(u8, u64), Vec<u16>>;
+pub type Postings = HashMap<(u8, u64), Vec<u16>>;
 
 pub(super) struct Index {
     state: RwLock<State>,
@@ -113,12 +113,11 @@ impl Index {
         if range.is_empty() {
             return Ok(found);
         }
-        let segments = range.start / SEGMENT..range.end.div_ceil(SEGMENT);
-        let walk: Box<dyn Iterator<Item = u64>> = match order {
-            Order::NewestFirst => Box::new(segments.rev()),
-            Order::OldestFirst => Box::new(segments),
-        };
-        for n in walk {
+        let mut segments = self.segments_with(wanted, range.start / SEGMENT..range.end.div_ceil(SEGMENT));
+        if order == Order::NewestFirst {
+            segments.reverse();
+        }
+        for n in segments {
             let begin = n * SEGMENT;
             let within = range.start.max(begin)..range.end.min(begin + SEGMENT);
             let mut positions = self.positions(connection, n, wanted, within)?;
@@ -134,6 +133,18 @@ impl Index {
             }
         }
         Ok(found)
+    }
+
+    /// The segments that may hold one term of each list. Most ids are new, so this is where most look-ups end.
+    fn segments_with(&self, wanted: &[Vec<Term>], range: Range<u64>) -> Vec<u64> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let may_hold = |n: &u64| match state.segments.get(usize::try_from(*n).unwrap_or(usize::MAX)) {
+            Some(Segment::Closed(closed)) => {
+                wanted.iter().all(|either| either.iter().any(|term| closed.may_hold(*term)))
+            }
+            Some(Segment::Closing(_)) | None => true,
+        };
+        range.filter(may_hold).collect()
     }
 
     /// Positions in segment `n` and `range` that have one term of each list, rising.
@@ -224,14 +235,19 @@ impl Index {
 }
 
 impl Closed {
+    fn may_hold(&self, term: Term) -> bool {
+        match term.dimension {
+            Dimension::Id => self.ids.may_hold(term),
+            Dimension::Patient => self.patients.may_hold(term),
+            _ => true,
+        }
+    }
+
     /// The numbers of the chunks that may hold a term.
     fn chunks_with(&self, term: Term) -> Range<usize> {
-        let denied = match term.dimension {
-            Dimension::Id => !self.ids.may_hold(term),
-            Dimension::Patient => !self.patients.may_hold(term),
-            _ => false,
+        let Some(fences) = self.fences.get(&(term.dimension as u8)).filter(|_| self.may_hold(term)) else {
+            return 0..0;
         };
-        let Some(fences) = self.fences.get(&(term.dimension as u8)).filter(|_| !denied) else { return 0..0 };
         let begin = fences.partition_point(|first| *first < term.key).saturating_sub(1);
         begin..fences.partition_point(|first| *first <= term.key)
     }
