@@ -23,7 +23,7 @@ pub use self::problem::{FieldError, Problem};
 #[derive(Debug, Clone, clap::Args)]
 #[command(about = None, long_about = None, next_help_heading = "Connection")]
 pub struct ConnectArgs {
-    /// Address of the vault, for example https://vault.example.org
+    /// Address of the vault, for example `https://vault.example.org`
     ///
     /// Plain http:// is taken only for this computer (localhost, 127.0.0.1, ::1): on a network anybody on the
     /// way could read the token and the health data. Redirects are not followed, so give the final address.

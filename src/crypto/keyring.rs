@@ -398,7 +398,7 @@ mod tests {
             assert!(Keyring::decode(&file[..cut], &unlock(1)).is_err(), "cut at {cut}");
         }
         let body = file.find('\n').unwrap() + 5;
-        let mut flipped = file.clone().into_bytes();
+        let mut flipped = file.into_bytes();
         flipped[body] = if flipped[body] == b'A' { b'B' } else { b'A' };
         assert_eq!(
             Keyring::decode(std::str::from_utf8(&flipped).unwrap(), &unlock(1)).err(),
