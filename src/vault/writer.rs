@@ -112,6 +112,7 @@ pub(super) fn seal_leaf(id: Uuid, sealed: &[u8]) -> Hash {
 /// A batch while it is put together.
 struct Draft {
     rows: Vec<Row>,
+    receipts: Vec<Receipt>,
     terms: Vec<Vec<Term>>,
     tiles: Vec<Tile>,
     ids: HashSet<Uuid>,
@@ -155,6 +156,7 @@ impl Writer {
         let first = self.store.size();
         let mut draft = Draft {
             rows: Vec::new(),
+            receipts: Vec::new(),
             terms: Vec::new(),
             tiles: Vec::new(),
             ids: HashSet::new(),
@@ -198,9 +200,7 @@ impl Writer {
         self.heads.extend(draft.heads);
         self.ledger.advance(&self.edge);
         for (range, reply, room) in taken {
-            drop(reply.send(Ok(
-                draft.rows[range.clone()].iter().zip(&draft.terms[range]).map(|(row, _)| receipt(row)).collect(),
-            )));
+            drop(reply.send(Ok(draft.receipts[range].to_vec())));
             drop(room);
         }
         raced.into_iter().for_each(|reply| drop(reply.send(Err(Raced))));
@@ -238,6 +238,8 @@ impl Writer {
         draft.tiles.extend(draft.edge.append(leaf).into_iter().filter(|tile| tile.level > 0));
         draft.unsealed.add(&entry.meta, &entry.sealed);
         draft.ids.insert(entry.meta.id);
+        let received_at = Timestamp(draft.time);
+        draft.receipts.push(Receipt { id: entry.meta.id, sequence, leaf_hash: leaf.to_string(), received_at });
         draft.terms.push(terms(&entry.meta));
         draft.rows.push(Row {
             sequence,
