@@ -24,6 +24,7 @@ pub struct Submission {
     pub id: Option<String>,
     /// What was done: create, read, update, delete, query, print, copy, export, disclose, merge, login, logout,
     /// login_failed, grant, revoke.
+    #[schema(required = true)]
     pub action: Option<String>,
     /// How it ended: success (default), failure or denied.
     pub outcome: Option<String>,
@@ -34,6 +35,7 @@ pub struct Submission {
     /// The time the data speaks of, if it was entered late.
     pub effective_at: Option<String>,
     /// Who did it.
+    #[schema(required = true)]
     pub actor: Option<ActorIn>,
     /// Whose record it was.
     pub patient: Option<PatientIn>,
@@ -44,6 +46,7 @@ pub struct Submission {
     /// Labels of specially protected data, such as SUD, HIV, PSY.
     pub sensitivity: Option<Vec<String>>,
     /// Why.
+    #[schema(required = true)]
     pub reason: Option<ReasonIn>,
     /// What changed, for create, update and delete. Values are sealed.
     pub changes: Option<Vec<ChangeIn>>,

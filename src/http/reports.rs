@@ -89,15 +89,15 @@ pub(super) async fn access(api: Data<Api>, caller: Caller, request: HttpRequest)
 /// The reason codes in force
 #[utoipa::path(get, path = "/v1/reasons", tag = "Reasons", responses(
     (status = 200, description = "The vocabulary.", body = Reasons), (status = 401, body = Problem, description = "The token is not valid.")))]
-pub(super) async fn reasons(api: Data<Api>, _caller: Caller) -> HttpResponse {
-    let vocabulary = api.vault.vocabulary();
-    HttpResponse::Ok().json(Reasons {
+pub(super) async fn reasons(api: Data<Api>, caller: Caller) -> ApiResult<HttpResponse> {
+    let vocabulary = api.vault.vocabulary(&caller)?;
+    Ok(HttpResponse::Ok().json(Reasons {
         version: vocabulary.version().to_owned(),
         system: vocabulary.system().to_owned(),
         purposes: vocabulary.purposes().cloned().collect(),
         changes: vocabulary.changes().cloned().collect(),
         sites: vocabulary.sites().cloned().collect(),
-    })
+    }))
 }
 
 /// One line a figure: user, measure, key, value. The time zone stands in the header.

@@ -105,9 +105,12 @@ pub struct Proof {
 }
 
 impl Vault {
-    /// The vocabulary in force.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
+    /// The vocabulary in force. It names nobody, so reading it is not recorded.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`].
+    pub fn vocabulary(&self, caller: &Caller) -> Result<&Vocabulary, VaultError> {
+        if caller.role.may(Permission::Reasons) { Ok(&self.vocabulary) } else { Err(VaultError::Denied) }
     }
 
     /// The newest signed checkpoint, public.

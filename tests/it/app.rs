@@ -70,9 +70,10 @@ pub struct Client {
 }
 
 impl App {
-    /// A fresh vault with a token for each role.
+    /// A fresh vault with a token for each role. `PHIVAULT_TEST_BLIND=1` runs the same tests with blind patient ids.
     pub async fn spawn() -> Self {
-        Self::spawn_with(Options::default()).await
+        let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+        Self::spawn_with(Options { blind, ..Options::default() }).await
     }
 
     /// A fresh vault made in a certain way.

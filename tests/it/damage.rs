@@ -261,7 +261,8 @@ async fn a_zeroed_page_is_refused_wherever_the_start_reads_and_told_by_verify_ev
     let aged = Aged::make().await;
     let unread: Vec<usize> = {
         let db = database(aged.dir());
-        let sql = "SELECT rootpage FROM sqlite_schema WHERE tbl_name IN ('tile', 'posting', 'segment') AND rootpage > 0";
+        let sql =
+            "SELECT rootpage FROM sqlite_schema WHERE tbl_name IN ('tile', 'posting', 'segment') AND rootpage > 0";
         let mut pages = db.prepare(sql).unwrap();
         pages.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     };
@@ -322,13 +323,9 @@ async fn rows_that_were_deleted_edited_or_added_are_refused_and_left_alone() {
         edited("all rows deleted", &["database|vault.db", "cut", "backup"], |db| {
             db.execute_batch("DELETE FROM entry").unwrap();
         }),
-        edited(
-            "a row deleted",
-            &[&format!("entry {victim} is not there"), "phivault verify|backup"],
-            move |db| {
-                db.execute_batch(&format!("DELETE FROM entry WHERE sequence = {victim}")).unwrap();
-            },
-        ),
+        edited("a row deleted", &[&format!("entry {victim} is not there"), "phivault verify|backup"], move |db| {
+            db.execute_batch(&format!("DELETE FROM entry WHERE sequence = {victim}")).unwrap();
+        }),
         edited("meta edited", &altered, move |db| {
             let mut row = Raw::read(db, victim);
             *row.meta.last_mut().unwrap() ^= 1;
