@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -134,14 +134,13 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Makes a folder that only its owner may enter.
+/// Makes a folder that only its owner may enter; one that is there already is left as it is.
 ///
 /// # Errors
 /// [`FileError`].
 pub fn create_folder(path: &Path) -> Result<(), FileError> {
-    let fail = |error| FileError::new(format!("The folder {} cannot be made: {error}.", path.display()));
-    std::fs::create_dir_all(path).map_err(fail)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(fail)
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| FileError::new(format!("The folder {} cannot be made: {error}.", path.display())))
 }
 
 /// The key file that unlocks a keyring: 64 hex digits, or exactly 32 bytes.
