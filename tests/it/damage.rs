@@ -1,159 +1,22 @@
-//! Files of a vault that are missing, damaged, foreign or of another time: `serve` refuses in one sentence and changes nothing.
+//! Files that are missing, damaged, foreign or of another time: `serve` refuses in one sentence and changes nothing.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
 
 use phivault::domain::meta::Meta;
 use rusqlite::Connection;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::app::{App, entry, init, program, text, unlock_file, verify};
 use crate::check::{check_vault, entries};
-use crate::tamper::{Raw, copy, copy_into, database, edit, newest_of, settle};
+use crate::tamper::edits::{Raw, copy, database, settle, submitted};
 
-/// A server on a vault folder that is not an [`App`]'s. Dropping it kills the server.
-pub struct Running {
-    child: Child,
-    pub url: String,
-}
+use refusal::{damage, edited, expect_refusals, refused_unchanged, serve};
 
-impl Running {
-    /// SIGTERM; the server must end by itself with exit code 0.
-    pub fn stop(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "a server that was told to stop ended with {status}");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// How a server that did not start ended.
-#[derive(Debug)]
-pub struct Refusal {
-    pub code: Option<i32>,
-    /// What it said from the word "error" on.
-    pub said: String,
-}
-
-/// `phivault serve` on the vault in a folder.
-pub fn serve(dir: &Path, env: &[(&str, &str)]) -> Result<Running, Refusal> {
-    let mut log = tempfile::tempfile().unwrap();
-    let mut command = program();
-    command.arg("serve").arg("--config").arg(dir.join("phivault.toml"));
-    command.env("PHIVAULT_SERVER__LISTEN", "127.0.0.1:0").envs(env.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone().unwrap());
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) {
-        return Ok(Running { child, url: url.to_owned() });
-    }
-    let code = child.wait().unwrap().code();
-    let mut said = String::new();
-    log.rewind().unwrap();
-    log.read_to_string(&mut said).unwrap();
-    let said = said.find("error: ").map_or(said.clone(), |at| said[at..].to_owned());
-    Err(Refusal { code, said })
-}
-
-/// One way to damage a vault.
-struct Damage {
-    name: String,
-    /// Words the refusal must hold; of words with `|` between, one.
-    says: Vec<String>,
-    how: Box<dyn Fn(&Path)>,
-}
-
-fn damage(name: &str, says: &[&str], how: impl Fn(&Path) + 'static) -> Damage {
-    let says = says.iter().map(|it| (*it).to_owned()).collect();
-    Damage { name: name.to_owned(), says, how: Box::new(how) }
-}
-
-/// A database edited with its triggers out of the way and back in place.
-fn edited(name: &str, says: &[&str], change: impl Fn(&Connection) + 'static) -> Damage {
-    damage(name, says, move |dir| edit(dir, &change))
-}
-
-/// Each of the damages is refused, changes nothing, and leaves a sound vault once it is undone.
-fn expect_refusals(original: &Path, damages: &[Damage]) {
-    let tried = damages.iter().filter_map(|it| refuse(original, it).err().map(|what| format!("{}: {what}", it.name)));
-    let wrong: Vec<String> = tried.collect();
-    assert!(wrong.is_empty(), "{} of {} damages went wrong:\n{}", wrong.len(), damages.len(), wrong.join("\n"));
-}
-
-fn refuse(original: &Path, damage: &Damage) -> Result<(), String> {
-    let vault = copy(original);
-    let dir = vault.path();
-    (damage.how)(dir);
-    refused_unchanged(dir, &[], &damage.says)?;
-    fs::remove_dir_all(dir).unwrap();
-    fs::create_dir(dir).unwrap();
-    copy_into(original, dir);
-    serve(dir, &[]).map_err(|it| format!("did not start after the damage was undone: {it:?}"))?.stop();
-    check_vault(dir);
-    Ok(())
-}
-
-/// `serve` ends with exit code 2, says these words once, and no file of the folder differs afterwards.
-fn refused_unchanged(dir: &Path, env: &[(&str, &str)], says: &[impl AsRef<str>]) -> Result<(), String> {
-    let before = hashes(dir);
-    let refusal = match serve(dir, env) {
-        Err(refusal) => refusal,
-        Ok(running) => {
-            running.stop();
-            return Err("the server started".into());
-        }
-    };
-    let Refusal { code, said } = refusal;
-    let after = hashes(dir);
-    let mut wrong = Vec::new();
-    if code != Some(2) {
-        wrong.push(format!("exit code {code:?}"));
-    }
-    let missing = says.iter().map(AsRef::as_ref).filter(|word| !word.split('|').any(|it| said.contains(it)));
-    wrong.extend(missing.map(|word| format!("does not say {word:?}")));
-    let tail = said.trim_end().rsplit(": ").next().unwrap_or_default();
-    if tail.len() > 12 && said.matches(tail).count() > 1 {
-        wrong.push(format!("says {tail:?} twice"));
-    }
-    let differs = |name: &&String| before.get(*name) != after.get(*name);
-    let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).filter(differs).collect();
-    wrong.extend(names.into_iter().map(|name| format!("changed {name}")));
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{} ({})", wrong.join(", "), said.trim())) }
-}
-
-/// Mode and hash of each file, but for those that only say who runs. An empty write-ahead log is none.
-fn hashes(dir: &Path) -> BTreeMap<String, (u32, String)> {
-    let (mut found, mut folders) = (BTreeMap::new(), vec![dir.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for item in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let (path, meta) = (item.path(), item.metadata().unwrap());
-            let name = path.strip_prefix(dir).unwrap().display().to_string();
-            let fleeting = name.ends_with("server.log") || name.ends_with("vault.pid") || name.ends_with("-shm");
-            if meta.is_dir() {
-                folders.push(path);
-            } else if !fleeting && !(name.ends_with("-wal") && meta.len() == 0) {
-                let hash = hex::encode(Sha256::digest(fs::read(&path).unwrap()));
-                found.insert(name, (meta.permissions().mode() & 0o777, hash));
-            }
-        }
-    }
-    found
-}
+pub mod refusal;
 
 /// A stopped vault, and a copy from before its second entry and its key rotation.
 struct Aged {
@@ -234,7 +97,8 @@ async fn a_database_that_is_missing_damaged_or_foreign_is_refused_and_left_alone
     let aged = Aged::make().await;
     let other = foreign(DB);
     let sql = |text: &'static str| move |dir: &Path| database(dir).execute_batch(text).unwrap();
-    let edited_trigger = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'never deleted', 'deleted') WHERE name = 'entry_stays';";
+    let edited_trigger = "PRAGMA writable_schema = ON; \
+ UPDATE sqlite_schema SET sql = replace(sql, 'never deleted', 'deleted') WHERE name = 'entry_stays'";
     let damages = [
         damage("missing", &["data", "phivault init|backup"], gone(DB)),
         damage("empty", &[DB, "not a phivault database", "data_dir"], |dir| put(dir, DB, "")),
@@ -259,7 +123,7 @@ async fn a_database_that_is_missing_damaged_or_foreign_is_refused_and_left_alone
 #[tokio::test]
 async fn a_zeroed_page_is_refused_wherever_the_start_reads_and_told_by_verify_everywhere() {
     let aged = Aged::make().await;
-    let unread: Vec<usize> = {
+    let unread: Vec<i64> = {
         let db = database(aged.dir());
         let sql =
             "SELECT rootpage FROM sqlite_schema WHERE tbl_name IN ('tile', 'posting', 'segment') AND rootpage > 0";
@@ -277,7 +141,7 @@ async fn a_zeroed_page_is_refused_wherever_the_start_reads_and_told_by_verify_ev
             wrong.push(format!("page {page}: verify calls it intact"));
         }
         // The start has no use for the index of segments that are not full yet.
-        if !unread.contains(&page)
+        if !unread.contains(&i64::try_from(page).unwrap())
             && let Err(what) = refused_unchanged(vault.path(), &[], &["database", "backup|phivault verify"])
         {
             wrong.push(format!("page {page}: {what}"));
@@ -292,7 +156,7 @@ async fn a_zeroed_page_is_refused_wherever_the_start_reads_and_told_by_verify_ev
 async fn rows_that_were_deleted_edited_or_added_are_refused_and_left_alone() {
     let aged = Aged::make().await;
     let size = entries(aged.dir()).len();
-    let victim = newest_of(aged.dir(), "MRN-12345");
+    let victim = submitted(aged.dir(), 0);
     let old = aged.old(DB);
     let entry_words = format!("Entry {victim}");
     let altered = [entry_words.as_str(), "altered", "phivault verify"];
@@ -312,7 +176,7 @@ async fn rows_that_were_deleted_edited_or_added_are_refused_and_left_alone() {
                 meta.id = Uuid::now_v7();
                 row.meta = meta.encode();
             }
-            row.append_as_next_of_its_patient(db, victim);
+            row.append_as_next_of_its_patient(db);
         }
     };
     let damages = [
@@ -326,9 +190,10 @@ async fn rows_that_were_deleted_edited_or_added_are_refused_and_left_alone() {
         edited("a row deleted", &[&format!("entry {victim} is not there"), "phivault verify|backup"], move |db| {
             db.execute_batch(&format!("DELETE FROM entry WHERE sequence = {victim}")).unwrap();
         }),
-        edited("meta edited", &altered, move |db| {
+        edited("meta edited", &altered, move |db| Raw::read(db, victim).with_other_actor().update(db)),
+        edited("meta destroyed", &[&format!("entry {victim}"), "phivault verify|backup"], move |db| {
             let mut row = Raw::read(db, victim);
-            *row.meta.last_mut().unwrap() ^= 1;
+            row.meta[0] ^= 0x80;
             row.update(db);
         }),
         edited("received_at edited", &altered, set("received_at")),
@@ -450,7 +315,9 @@ async fn settings_and_reasons_that_cannot_be_used_are_refused_and_change_nothing
         damage("a wrong type", &[toml, "connections", "config/default.toml"], more("[server]\nconnections = \"x\"\n")),
         damage("a number out of bounds", &["limits.queue_kib", "1024"], more("[limits]\nqueue_kib = 1\n")),
         damage("another patient_ids", &[toml, "patient_ids", "blind"], |dir| {
-            change(dir, toml, |it| *it = String::from_utf8_lossy(it).replace("\"plain\"", "\"none\"").into_bytes());
+            change(dir, toml, |it| {
+                *it = String::from_utf8_lossy(it).replace("patient_ids = \"", "patient_ids = \"not-").into_bytes()
+            });
         }),
         damage("two ways to unlock", &["passphrase_file", "key_file", "not several"], |dir| {
             let more = "[keys]\npassphrase_file = \"a\"\n";
