@@ -303,7 +303,9 @@ impl Revealed {
                 },
                 ("actor/name", _) => actor_name = Some(open),
                 ("note", _) => note = Some(open),
+                // Blinded ids stand in the view already.
                 ("patient/id" | "record/id", _) => {}
+                (path, _) if path.starts_with("related/") => {}
                 _ => {
                     other.insert(item.path, open);
                 }

@@ -352,7 +352,8 @@ async fn what_cannot_be_told_is_exit_code_two_with_the_reason() {
     let other = tempfile::tempdir().unwrap();
     init(other.path(), false);
     let others = other.path().to_owned();
-    let files: [(&str, &str, &dyn Fn(&Path)); 7] = [
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let files: [(&str, &str, Harm<'_>); 7] = [
         ("data/vault.db", "no database", &|path| std::fs::remove_file(path).unwrap()),
         ("data/vault.db", "not a readable SQLite database", &|path| std::fs::write(path, "x".repeat(9_999)).unwrap()),
         ("data/vault.db", "not a phivault database", &|path| std::fs::write(path, "").unwrap()),

@@ -17,7 +17,6 @@ use crate::tamper::edits::{copy, copy_into, edit};
 /// A server on a vault folder that is not an [`App`]'s. Dropping it kills the server.
 pub struct Running {
     child: Child,
-    pub url: String,
 }
 
 impl Running {
@@ -55,8 +54,8 @@ pub fn serve(dir: &Path, env: &[(&str, &str)]) -> Result<Running, Refusal> {
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) {
-        return Ok(Running { child, url: url.to_owned() });
+    if line.contains("listens on http://") {
+        return Ok(Running { child });
     }
     let code = child.wait().unwrap().code();
     let mut said = String::new();
@@ -140,10 +139,11 @@ pub fn hashes(dir: &Path) -> BTreeMap<String, (u32, String)> {
         for item in fs::read_dir(folder).unwrap().map(Result::unwrap) {
             let (path, meta) = (item.path(), item.metadata().unwrap());
             let name = path.strip_prefix(dir).unwrap().display().to_string();
-            let fleeting = name.ends_with("server.log") || name.ends_with("vault.pid") || name.ends_with("-shm");
+            let fleeting = ["server.log", "vault.pid", "-shm"].iter().any(|it| name.ends_with(it))
+                || (name.ends_with("-wal") && meta.len() == 0);
             if meta.is_dir() {
                 folders.push(path);
-            } else if !fleeting && !(name.ends_with("-wal") && meta.len() == 0) {
+            } else if !fleeting {
                 let hash = hex::encode(Sha256::digest(fs::read(&path).unwrap()));
                 found.insert(name, (meta.permissions().mode() & 0o777, hash));
             }
