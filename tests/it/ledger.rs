@@ -1,1 +1,190 @@
-//! To be written.
+//! Checkpoints, proofs, and the store's contract.
+
+use ct_merkle::mem_backed_tree::MemoryBackedTree;
+use phivault::domain::index::{Dimension, Term, terms};
+use phivault::domain::meta::{Actor, Meta, Reason};
+use phivault::keyfile::{KeyPaths, read_private, read_verifier_key};
+use phivault::ledger::checkpoint::{self, Checkpoint};
+use phivault::ledger::hash::Hash;
+use phivault::ledger::leaf::{Sequenced, entry_leaf, leaf_data};
+use phivault::ledger::proof::verify_inclusion;
+use phivault::store::sqlite::SqliteStore;
+use phivault::store::{Batch, Order, Row, SEGMENT, Store, StoreError};
+use rusqlite::Connection;
+use serde_json::Value;
+use sha2::Sha256;
+
+use crate::app::{App, entry};
+use crate::check::entries;
+
+fn open(app: &App, note: &str) -> Checkpoint {
+    let key = read_verifier_key(&KeyPaths::in_folder(&app.dir().join("keys")).verifier_key()).unwrap();
+    checkpoint::open(note, key.name(), std::slice::from_ref(&key)).unwrap()
+}
+
+fn holds(app: &App, proof: &Value) -> bool {
+    let signed = open(app, proof["checkpoint"].as_str().unwrap());
+    let hash = |it: &Value| Hash::from_hex(it.as_str().unwrap()).unwrap();
+    let hashes: Vec<_> = proof["hashes"].as_array().unwrap().iter().map(hash).collect();
+    let index = proof["index"].as_u64().unwrap();
+    verify_inclusion(&hash(&proof["leaf_hash"]), index, signed.size, &hashes, &signed.root).is_ok()
+}
+
+/// The root over the first entries, by another implementation.
+fn foreign_root(app: &App, size: u64) -> Hash {
+    let mut tree = MemoryBackedTree::<Sha256, Vec<u8>>::new();
+    for it in &entries(app.dir())[..usize::try_from(size).unwrap()] {
+        let sequenced =
+            Sequenced { received_at: it.received_at, patient_previous: it.previous, patient_number: it.number };
+        tree.push(leaf_data(&it.meta_bytes, &it.commitment, sequenced));
+    }
+    Hash::from_slice(tree.root().as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn proofs_hold_at_sizes_around_full_tiles_and_forged_ones_do_not() {
+    let mut app = App::spawn().await;
+    let mut seen = Vec::new();
+    for count in [1, 200, 60, 256, 3] {
+        let lines: Vec<String> = (0..count).map(|_| entry().to_string()).collect();
+        let answer =
+            app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", lines.join("\n")).await.json();
+        let results = answer["results"].as_array().unwrap();
+        for at in [0, results.len() / 2, results.len() - 1] {
+            let id = results[at]["receipt"]["id"].as_str().unwrap();
+            let proof = app.auditor().get(&format!("/v1/entries/{id}/proof")).await.json();
+            assert!(holds(&app, &proof), "{proof:#}");
+            let signed = open(&app, proof["checkpoint"].as_str().unwrap());
+            assert_eq!(foreign_root(&app, signed.size), signed.root);
+            let mut forged = vec![proof.clone(), proof.clone(), proof.clone()];
+            forged[0]["leaf_hash"] = Value::from("00".repeat(32));
+            forged[1]["index"] = Value::from(proof["index"].as_u64().unwrap() ^ 1);
+            match forged[2]["hashes"].as_array_mut().unwrap().pop() {
+                Some(_) => assert!(!holds(&app, &forged[2]), "a proof cut short holds"),
+                None => assert_eq!(signed.size, 1),
+            }
+            assert!(!holds(&app, &forged[0]) && !holds(&app, &forged[1]));
+            seen.push(signed);
+        }
+    }
+    assert!(seen.is_sorted_by_key(|it| it.size), "checkpoints never go back");
+    let served = app.auditor().get("/checkpoint").await.text;
+    let lock = KeyPaths::in_folder(&app.dir().join("keys")).lock;
+    assert_eq!(open(&app, &served).size, open(&app, &read_private(&lock, "lock").unwrap()).size);
+    app.stop();
+    let at_stop = open(&app, &read_private(&lock, "lock").unwrap());
+    assert_eq!(at_stop.size, entries(app.dir()).len() as u64, "a clean stop leaves nothing unsigned");
+    app.start();
+    assert!(open(&app, &app.auditor().get("/checkpoint").await.text).size >= at_stop.size);
+    app.finish();
+}
+
+fn made_up(sequence: u64) -> (Row, Vec<Term>) {
+    let mut meta = Meta {
+        id: uuid::Uuid::from_u128(u128::from(sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1),
+        source: format!("source-{}", sequence % 3),
+        action: phivault::domain::action::Action::READ,
+        outcome: phivault::domain::action::Outcome::Success,
+        occurred_at: None,
+        ended_at: None,
+        effective_at: None,
+        actor: Actor { id: format!("user-{}", sequence % 701), ..Actor::default() },
+        patient: None,
+        record: None,
+        category: None,
+        sensitivity: Vec::new(),
+        reason: Reason { code: "TREAT".into(), ..Reason::default() },
+        fields: Vec::new(),
+        basis: None,
+        related: Vec::new(),
+        context: phivault::domain::meta::Context::default(),
+        facts: Vec::new(),
+    };
+    meta.context.session_id = Some(format!("session-{}", sequence / 5));
+    let bytes = meta.encode();
+    let sequenced = Sequenced { received_at: 1, patient_previous: 0, patient_number: 0 };
+    let row = Row {
+        sequence,
+        leaf: entry_leaf(&bytes, &[0; 32], sequenced),
+        meta: bytes,
+        received_at: 1,
+        patient_previous: 0,
+        patient_number: 0,
+        commitment: [0; 32],
+        sealed: vec![1],
+    };
+    (row, terms(&meta))
+}
+
+fn append(store: &SqliteStore, count: u64) {
+    let (rows, terms): (Vec<_>, Vec<_>) = (store.size()..store.size() + count).map(made_up).unzip();
+    store.append(&Batch { rows: &rows, terms: &terms, tiles: &[], state: &[] }).unwrap();
+}
+
+/// Whatever is asked of the index equals what was put in, in both orders, page by page.
+fn agrees(store: &SqliteStore) {
+    let size = store.size();
+    for user in [0_u64, 5, 700] {
+        let term = Term::new(Dimension::Actor, &[format!("user-{user}").as_bytes()]);
+        let expected: Vec<u64> = (0..size).filter(|n| n % 701 == user).collect();
+        for order in [Order::OldestFirst, Order::NewestFirst] {
+            let (mut found, mut range) = (Vec::new(), 0..size);
+            loop {
+                let page = store.find(&[vec![term]], range.clone(), order, 37).unwrap();
+                found.extend(page.sequences);
+                match (page.next, order) {
+                    (None, _) => break,
+                    (Some(next), Order::OldestFirst) => range.start = next,
+                    (Some(next), Order::NewestFirst) => range.end = next + 1,
+                }
+            }
+            if order == Order::NewestFirst {
+                found.reverse();
+            }
+            assert_eq!(found, expected, "user-{user} {order:?}");
+        }
+        let source = Term::new(Dimension::Source, &[b"source-1"]);
+        let both = store.find(&[vec![term], vec![source]], 0..size, Order::OldestFirst, usize::MAX).unwrap();
+        let expected: Vec<u64> = expected.into_iter().filter(|n| n % 3 == 1).collect();
+        assert_eq!(both.sequences, expected);
+    }
+    for n in [0, 1, SEGMENT - 1, SEGMENT, size - 1] {
+        let (row, terms) = made_up(n);
+        let id = terms.into_iter().find(|it| it.dimension == Dimension::Id).unwrap();
+        assert_eq!(store.find(&[vec![id]], 0..size, Order::NewestFirst, 9).unwrap().sequences, [n]);
+        assert_eq!(store.rows(&[n]).unwrap(), [row]);
+    }
+    let nobody = Term::new(Dimension::Id, &[b"nobody"]);
+    assert!(store.find(&[vec![nobody]], 0..size, Order::NewestFirst, 9).unwrap().sequences.is_empty());
+}
+
+#[test]
+fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vault.db");
+    SqliteStore::create(&path).unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    append(&store, SEGMENT - 10);
+    let (row, terms) = made_up(7);
+    let stale = store.append(&Batch { rows: &[row], terms: &[terms], tiles: &[], state: &[] });
+    assert!(matches!(stale, Err(StoreError::Stale)), "{stale:?}");
+    append(&store, 50);
+    agrees(&store);
+    // A few commits later the closed segment's index is on disk.
+    let reader = SqliteStore::reader(&path).unwrap();
+    let mut commits = 0;
+    while reader.segment(0).unwrap().is_none() {
+        append(&store, 1);
+        commits += 1;
+        assert!(commits < 100_000, "the index is never written");
+    }
+    agrees(&store);
+    let whole = reader.segment(0).unwrap().unwrap();
+    drop(store);
+    agrees(&SqliteStore::open(&path).unwrap());
+    for loss in ["DELETE FROM segment", "DELETE FROM segment; DELETE FROM posting WHERE key % 2 = 0"] {
+        Connection::open(&path).unwrap().execute_batch(loss).unwrap();
+        agrees(&SqliteStore::open(&path).unwrap());
+        assert!(reader.segment(0).unwrap().unwrap() == whole, "the same index is made again after {loss}");
+    }
+}
