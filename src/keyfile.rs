@@ -64,10 +64,10 @@ impl KeyPaths {
 /// [`FileError`] when it is not there, too large, or open to others.
 pub fn read_private(path: &Path, what: &str) -> Result<Zeroizing<String>, FileError> {
     let shown = path.display();
-    let file =
-        File::open(path).map_err(|error| FileError::new(format!("The {what} {shown} cannot be read: {error}.")))?;
-    let meta =
-        file.metadata().map_err(|error| FileError::new(format!("The {what} {shown} cannot be read: {error}.")))?;
+    let remedy = "Put it back from its backup, or mend the setting that names it.";
+    let unreadable = |error| FileError::new(format!("The {what} {shown} cannot be read: {error}. {remedy}"));
+    let file = File::open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
     if meta.permissions().mode() & 0o077 != 0 {
         return Err(FileError::new(format!("The {what} {shown} is open to other users. Run: chmod 600 {shown}")));
     }

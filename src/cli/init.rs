@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use zeroize::Zeroizing;
 
 use crate::config::Settings;
@@ -101,7 +101,7 @@ pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: 
     let settings = Settings::in_folder(&dir);
     let creation =
         Creation { data: settings.storage.data_dir.clone(), keys: local::key_paths(&settings), unlock, cost, name };
-    vault::create(&creation, &local::SystemClock)?;
+    vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
     let vault = local::open(&settings, unlock)?;
     let token = vault.local_token(Role::Admin, "admin")?.token;
     vault.stop()?;
@@ -110,14 +110,19 @@ pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: 
 }
 
 fn new_passphrase(args: &Args) -> anyhow::Result<Unlock> {
-    let unlock = local::passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, || {
-        let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the keyring: ")?);
-        let again = Zeroizing::new(rpassword::prompt_password("The same again: ")?);
-        if *first != *again {
-            bail!("The two passphrases differ. Nothing was made.");
-        }
-        Ok(first)
-    })?;
+    let unlock = local::passphrase(
+        args.passphrase_file.as_deref(),
+        args.passphrase_fd,
+        "give --passphrase-file, --passphrase-fd or --key-file, or run it on a terminal",
+        || {
+            let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the keyring: ")?);
+            let again = Zeroizing::new(rpassword::prompt_password("The same again: ")?);
+            if *first != *again {
+                bail!("The two passphrases differ. Nothing was made.");
+            }
+            Ok(first)
+        },
+    )?;
     match &unlock {
         Unlock::Passphrase(text) if text.len() < MIN_PASSPHRASE_BYTES => {
             bail!(

@@ -74,7 +74,8 @@ pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
         // Answers that wait are given up; clients retry with the same ids. A dead writer is never a live server.
         fatal: Box::new(|| std::process::exit(70)),
     };
-    Ok(Vault::open(opening)?)
+    // The sentence holds its cause already; a chain would say it twice.
+    Vault::open(opening).map_err(|error| anyhow!(error.to_string()))
 }
 
 /// What unlocks an existing keyring, as the settings say.
@@ -86,18 +87,20 @@ pub fn unlock(settings: &Settings) -> anyhow::Result<Unlock> {
     if let Some(path) = &keys.key_file {
         return Ok(keyfile::read_key_file(path)?);
     }
-    passphrase(keys.passphrase_file.as_deref(), keys.passphrase_fd, || {
+    let ways = "set keys.passphrase_file, keys.passphrase_fd or keys.key_file, or start it on a terminal";
+    passphrase(keys.passphrase_file.as_deref(), keys.passphrase_fd, ways, || {
         Ok(Zeroizing::new(rpassword::prompt_password("Passphrase of the keyring: ")?))
     })
 }
 
-/// A passphrase from a file, a descriptor, the environment or a prompt.
+/// A passphrase from a file, a descriptor (of both the first line), the environment or a prompt. `ways` says how to give one.
 ///
 /// # Errors
 /// One sentence with the remedy.
 pub fn passphrase(
     file: Option<&Path>,
     fd: Option<i32>,
+    ways: &str,
     prompt: impl FnOnce() -> anyhow::Result<Zeroizing<String>>,
 ) -> anyhow::Result<Unlock> {
     let text = if let Some(path) = file {
@@ -112,11 +115,9 @@ pub fn passphrase(
     } else if std::io::stdin().is_terminal() {
         prompt()?
     } else {
-        bail!(
-            "There is no passphrase: set keys.passphrase_file, keys.passphrase_fd or keys.key_file, or start it on a terminal."
-        );
+        bail!("There is no passphrase: {ways}.");
     };
-    let bytes = text.trim_end_matches(['\n', '\r']).as_bytes().to_vec();
+    let bytes = text.lines().next().unwrap_or_default().as_bytes().to_vec();
     if bytes.is_empty() {
         bail!("The passphrase is empty.");
     }

@@ -19,10 +19,14 @@ pub mod verify;
 ///
 /// Applications submit every change to and access of health data with a reason; values are sealed, everything is chained
 /// in a ledger; officers search, reveal and report; anybody can verify.
-///
-/// To look at it: `phivault demo`. To set one up: `phivault init --dir DIR`, then `phivault serve --config DIR/phivault.toml`.
 #[derive(Parser)]
-#[command(name = "phivault", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "phivault",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "To look at it: phivault demo\nTo set one up: phivault init --dir DIR, then phivault serve --config DIR/phivault.toml"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

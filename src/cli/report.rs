@@ -118,7 +118,7 @@ type Counts = BTreeMap<String, u64>;
 struct BreakGlass {
     sequence: u64,
     id: String,
-    received_at: String,
+    at: String,
     patient: Option<String>,
     reason: Option<String>,
     #[serde(default)]
@@ -313,7 +313,7 @@ fn glass_table(uses: &[BreakGlass], zone: FixedOffset) -> Option<String> {
     let row = |used: &BreakGlass| {
         vec![
             used.sequence.to_string(),
-            moment(&used.received_at, Some(zone)),
+            moment(&used.at, Some(zone)),
             used.patient.clone().unwrap_or_default(),
             used.reason.clone().unwrap_or_default(),
             if used.note_given { "yes" } else { "no" }.to_owned(),
@@ -399,7 +399,7 @@ mod tests {
         let actor = json!({"actor": "dr_smith\u{1b}[2J", "total": 3, "with_note": 1, "note_share": 0.33, "first": "2026-11-24T23:30:00Z", "last": null,
             "break_glass": 1, "failures": 0, "denials": 0, "by_action": {"read": 2, "update": 1}, "by_outcome": {"success": 3}, "by_reason": {"BTG": 1, "TREAT": 2},
             "by_patient": {"MRN-1": 3}, "by_record_type": {}, "by_day": {"2026-11-25": 3}, "by_hour": {"01": 1, "02": 2},
-            "break_glass_uses": [{"sequence": 7, "id": "0193", "received_at": "2026-11-24T23:30:00Z", "patient": "MRN-1", "reason": "BTG", "note_given": true}]});
+            "break_glass_uses": [{"sequence": 7, "id": "0193", "at": "2026-11-24T23:30:00Z", "patient": "MRN-1", "reason": "BTG", "note_given": true}]});
         serde_json::from_value(json!({"generated_at": "2026-11-25T00:00:00Z", "from": null, "to": null, "time_zone": "+02:00", "actor": null,
             "entries_covered": 3, "checkpoint": "…", "actors": [actor]}))
         .unwrap()

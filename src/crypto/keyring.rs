@@ -165,6 +165,12 @@ impl Keyring {
         })
     }
 
+    /// Whether these keys exist or existed; a record that names others was altered.
+    pub fn knows(&self, header: Header) -> bool {
+        let version = self.versions.iter().any(|it| it.version == header.version);
+        version && self.buckets.iter().any(|it| it.id == header.bucket)
+    }
+
     /// All blind index keys by rising version; the last one is used for new entries.
     pub fn index_keys(&self) -> &[IndexKey] {
         &self.index_keys

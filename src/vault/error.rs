@@ -49,7 +49,7 @@ pub enum VaultError {
 #[non_exhaustive]
 pub enum OpenError {
     /// The database.
-    #[error(transparent)]
+    #[error("{}", told(.0))]
     Store(#[from] StoreError),
     /// A key file or the lock.
     #[error(transparent)]
@@ -67,4 +67,14 @@ pub enum OpenError {
     /// The parts of the vault do not belong together, or one was rolled back or altered.
     #[error("{0}")]
     Distrust(String),
+}
+
+/// What is wrong with the database, and what to do about it.
+fn told(error: &StoreError) -> String {
+    match error {
+        StoreError::Unsuitable(sentence) => sentence.clone(),
+        StoreError::Stale | StoreError::Unavailable(_) | StoreError::Corrupt(_) => format!(
+            "The database cannot be used: {error}. Do not write to it. Run `phivault verify` to see what is wrong, then restore a backup."
+        ),
+    }
 }

@@ -72,22 +72,18 @@ pub struct Rotated {
 }
 
 impl Keys {
-    /// Opens the keyring that the ledger knows as the newest. If the process died between recording a new keyring and
-    /// putting it in place, that is finished here.
+    /// Opens the keyring that the ledger knows as the newest, in its place or beside it if the process died in a rotation.
     pub(super) fn open(paths: &KeyPaths, unlock: &Unlock, newest: &Meta) -> Result<Self, OpenError> {
         let recorded = newest.fact(DIGEST).unwrap_or_default();
         let file = keyfile::read_private(&paths.keyring, "keyring")?;
         let next = paths.next_keyring();
         let file = if file_digest(&file) == recorded {
-            // Written but never recorded: it was not to be.
-            keyfile::remove(&next)?;
             file
         } else if next.exists() {
             let written = keyfile::read_private(&next, "keyring")?;
             if file_digest(&written) != recorded {
                 return Err(stale(paths, newest));
             }
-            keyfile::rename(&next, &paths.keyring)?;
             written
         } else {
             // A damaged file is told from an old one, where the key at hand can tell.
@@ -95,7 +91,22 @@ impl Keys {
             return Err(stale(paths, newest));
         };
         let (ring, kek) = Keyring::decode(&file, unlock).map_err(|source| refused(paths, source))?;
-        Ok(Self { ring: RwLock::new(Arc::new(ring)), kek, paths: paths.clone(), changing: Mutex::new(()) })
+        Ok(Self::fresh(ring, kek, paths))
+    }
+
+    /// Finishes or undoes a rotation that the process died in. Called when the vault has been found sound, so that a start
+    /// that is refused leaves the files as they are.
+    pub(super) fn settle(&self, newest: &Meta) -> Result<(), OpenError> {
+        let next = self.paths.next_keyring();
+        if file_digest(&keyfile::read_private(&self.paths.keyring, "keyring")?)
+            == newest.fact(DIGEST).unwrap_or_default()
+        {
+            // Written but never recorded: it was not to be.
+            keyfile::remove(&next)?;
+        } else {
+            keyfile::rename(&next, &self.paths.keyring)?;
+        }
+        Ok(())
     }
 
     /// A keyring that was just made, before any file or ledger knows it.

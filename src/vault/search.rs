@@ -212,6 +212,9 @@ impl Vault {
         let wrong = |error: seal::OpenError| VaultError::Integrity(format!("entry {}: {error}", row.sequence));
         let header = seal::header(&row.sealed).map_err(wrong)?;
         let ring = self.keys.ring();
+        if !ring.knows(header) {
+            return Err(wrong(seal::OpenError::Rejected));
+        }
         let keys = ring.opening(header).ok_or(VaultError::Shredded)?;
         seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).map_err(wrong)
     }

@@ -205,6 +205,9 @@ impl Check {
                 format!("none from {} on", self.expected),
             );
         }
+        for stray in reader.strays()? {
+            self.find("planted", None, "database", "none", stray);
+        }
         self.tile_count(reader)?;
         self.state(reader)
     }
@@ -327,6 +330,16 @@ impl Check {
             self.find("tile_missing", None, place, "a tile", "none");
             return Ok(());
         };
+        if stored.len() != tile.hashes.len() {
+            self.find(
+                "tile_differs",
+                Some(tile.index * 256_u64.pow(u32::from(tile.level) + 1)),
+                place,
+                "256 hashes",
+                stored.len().to_string(),
+            );
+            return Ok(());
+        }
         let span = 256_u64.pow(u32::from(tile.level));
         for (n, (wanted, found)) in (0_u64..).zip(tile.hashes.iter().zip(&stored)) {
             if wanted != found {

@@ -145,11 +145,6 @@ impl App {
         std::fs::read_to_string(self.dir().join("server.log")).unwrap_or_default()
     }
 
-    /// The server's process id.
-    pub fn pid(&self) -> u32 {
-        self.server.as_ref().unwrap().id()
-    }
-
     /// Starts the server on a free port and waits until it announces its address.
     pub fn start(&mut self) {
         self.try_start().unwrap_or_else(|output| panic!("the server did not start: {output}"));

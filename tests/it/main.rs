@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 
-mod altered;
 mod app;
 mod bad_input;
 mod canary;

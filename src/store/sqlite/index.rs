@@ -46,11 +46,11 @@ enum Segment {
     Closing(Arc<Closing>),
 }
 
-struct Closed {
+pub(super) struct Closed {
     /// The first key of each chunk, by dimension.
-    fences: HashMap<u8, Vec<u64>>,
-    ids: Filter,
-    patients: Filter,
+    pub(super) fences: HashMap<u8, Vec<u64>>,
+    pub(super) ids: Filter,
+    pub(super) patients: Filter,
 }
 
 struct Closing {
@@ -253,19 +253,6 @@ impl Closed {
     }
 }
 
-/// The stored index of a closed segment, for the verifier.
-pub(super) fn stored(connection: &Connection, n: u64) -> Result<Option<Postings>, StoreError> {
-    let Some(closed) = load_closed(connection, n)? else { return Ok(None) };
-    let mut out = Postings::new();
-    for (dimension, fences) in &closed.fences {
-        for chunk in 0..fences.len() {
-            let bytes = read_chunk(connection, chunk_key(n, *dimension, chunk))?;
-            chunk::groups(&bytes, &mut |key, positions| out.entry((*dimension, key)).or_default().extend(positions))?;
-        }
-    }
-    Ok(Some(out))
-}
-
 fn add(postings: &mut HashMap<Term, Vec<u16>>, position: u16, terms: &[Term]) {
     for term in terms {
         postings.entry(*term).or_default().push(position);
@@ -356,7 +343,7 @@ fn close(connection: &Connection, closing: &Closing, chunks: &[(i64, Chunk)]) ->
     Ok(closed)
 }
 
-fn load_closed(connection: &Connection, n: u64) -> Result<Option<Closed>, StoreError> {
+pub(super) fn load_closed(connection: &Connection, n: u64) -> Result<Option<Closed>, StoreError> {
     let sql = "SELECT fences, filters FROM segment WHERE n = ?1";
     let row: Option<(Vec<u8>, Vec<u8>)> =
         connection.query_row(sql, [signed(n)], |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(unavailable)?;
@@ -384,13 +371,13 @@ fn load_closed(connection: &Connection, n: u64) -> Result<Option<Closed>, StoreE
     Ok(Some(Closed { fences: by_dimension, ids: Filter::from_bytes(ids)?, patients: Filter::from_bytes(patients)? }))
 }
 
-fn read_chunk(connection: &Connection, key: i64) -> Result<Vec<u8>, StoreError> {
+pub(super) fn read_chunk(connection: &Connection, key: i64) -> Result<Vec<u8>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT chunk FROM posting WHERE key = ?1").map_err(unavailable)?;
     let bytes = statement.query_row([key], |row| row.get(0)).optional().map_err(unavailable)?;
     bytes.ok_or_else(|| StoreError::Corrupt("a chunk of the index is not there".into()))
 }
 
-fn chunk_key(segment: u64, dimension: u8, chunk: usize) -> i64 {
+pub(super) fn chunk_key(segment: u64, dimension: u8, chunk: usize) -> i64 {
     let chunk = u64::try_from(chunk).expect("a segment has fewer than 2^16 chunks in a dimension");
     signed(segment << 24 | u64::from(dimension) << 16 | chunk)
 }

@@ -13,6 +13,7 @@ use crate::ledger::hash::Hash;
 use super::{Batch, Found, Order, Row, StateRow, Store, StoreError};
 use index::Index;
 
+mod audit;
 mod chunk;
 mod filter;
 mod index;
@@ -166,7 +167,15 @@ impl Reader {
     /// # Errors
     /// [`StoreError::Corrupt`] when it does not read.
     pub fn segment(&self, n: u64) -> Result<Option<Postings>, StoreError> {
-        index::stored(&self.connection, n)
+        audit::segment(&self.connection, n)
+    }
+
+    /// Rows that stand where none may stand, in words.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn strays(&self) -> Result<Vec<&'static str>, StoreError> {
+        audit::strays(&self.connection, self.size()?)
     }
 
     /// All state rows of a kind.

@@ -1,0 +1,85 @@
+//! Reading what is stored with distrust, for the verifier: anything that a look-up would stumble over is said.
+
+use rusqlite::{Connection, params};
+
+use crate::domain::index::{Dimension, Term};
+
+use super::super::{SEGMENT, StoreError};
+use super::chunk;
+use super::filter::Filter;
+use super::index::{Postings, chunk_key, load_closed, read_chunk};
+use super::{read, signed, unavailable};
+
+/// The stored index of a closed segment, if it is complete. Order, fences, filters and the number of chunks must be exactly
+/// what closing a segment writes.
+pub(super) fn segment(connection: &Connection, n: u64) -> Result<Option<Postings>, StoreError> {
+    let Some(closed) = load_closed(connection, n)? else { return Ok(None) };
+    let wrong = |what: &str| StoreError::Corrupt(format!("the index of segment {n} has {what}"));
+    let (mut out, mut chunks) = (Postings::new(), 0);
+    for (dimension, fences) in &closed.fences {
+        let (mut last, mut sorted) = (None, true);
+        for (number, fence) in fences.iter().enumerate() {
+            let bytes = read_chunk(connection, chunk_key(n, *dimension, number))?;
+            let mut first = true;
+            chunk::groups(&bytes, &mut |key, positions| {
+                sorted &= !std::mem::take(&mut first) || key == *fence;
+                for position in positions {
+                    sorted &= last.is_none_or(|last| last < (key, position));
+                    last = Some((key, position));
+                    out.entry((*dimension, key)).or_default().push(position);
+                }
+            })?;
+            chunks += 1;
+        }
+        if !sorted {
+            return Err(wrong("chunks out of order or not at their fences"));
+        }
+    }
+    let keys = params![chunk_key(n, 0, 0), chunk_key(n + 1, 0, 0)];
+    let sql = "SELECT count(*) FROM posting WHERE key >= ?1 AND key < ?2";
+    let found: i64 = connection.query_row(sql, keys, |row| row.get(0)).map_err(unavailable)?;
+    if found != chunks {
+        return Err(wrong("chunks that no fence names"));
+    }
+    for (dimension, filter) in [(Dimension::Id, &closed.ids), (Dimension::Patient, &closed.patients)] {
+        let of = out.keys().filter(|(it, _)| *it == dimension as u8);
+        let terms: Vec<_> = of.map(|(_, key)| Term { dimension, key: *key }).collect();
+        if Filter::new(terms.iter()).bytes() != filter.bytes() {
+            return Err(wrong("a filter that hides or invents terms"));
+        }
+    }
+    Ok(Some(out))
+}
+
+/// What lies outside where anything may lie: rows before the beginning, and index rows of segments that are not full.
+pub(super) fn strays(connection: &Connection, size: u64) -> Result<Vec<&'static str>, StoreError> {
+    let full = size / SEGMENT;
+    let mut out = Vec::new();
+    for (what, sql, bound) in [
+        ("entries before the first", "SELECT count(*) FROM entry WHERE sequence < ?1", 0),
+        (
+            "an index row of a segment that is not full",
+            "SELECT count(*) FROM segment WHERE n < 0 OR n >= ?1",
+            signed(full),
+        ),
+        (
+            "index chunks of a segment that is not full",
+            "SELECT count(*) FROM posting WHERE key < 0 OR key >= ?1",
+            chunk_key(full, 0, 0),
+        ),
+        (
+            "a state row of an unknown kind or with a tag of the wrong length",
+            "SELECT count(*) FROM state WHERE kind <> 'token' OR length(tag) <> 32 OR ?1 < 0",
+            0,
+        ),
+    ] {
+        let count: i64 = connection.query_row(sql, [bound], |row| row.get(0)).map_err(unavailable)?;
+        if count > 0 {
+            out.push(what);
+        }
+    }
+    if read::count(connection, "SELECT count(*) FROM tile WHERE length(hashes) <> 8192 OR level < 1 OR n < 0")? > 0 {
+        out.push("a tile of the wrong size or place");
+    }
+    Ok(out)
+}
