@@ -111,6 +111,13 @@ pub trait Store: Send + Sync {
     /// As above.
     fn append(&self, batch: &Batch<'_>) -> Result<(), StoreError>;
 
+    /// Finishes what the process left unfinished when it last ended. Called once the vault was found sound; everything else
+    /// works before, only slower.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn repair(&self) -> Result<(), StoreError>;
+
     /// The entries at these positions, in the order given.
     ///
     /// # Errors

@@ -170,7 +170,9 @@ impl Vault {
         let (tokens, untrusted) = Tokens::load(&*store, &keys).map_err(distrust)?;
         counters.untrusted_state.store(untrusted, Ordering::Relaxed);
         let unsealed = rebuild_unsealed(&*store)?;
+        // Found sound: from here on files may change.
         keys.settle(&newest_keys.1)?;
+        store.repair()?;
         let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
         let (queue, received) = channel();
         let writer = Writer {

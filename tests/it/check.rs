@@ -156,6 +156,7 @@ fn check_values(dir: &Path, entries: &[Stored]) {
 /// Whatever the index answers is what a scan of the entries finds.
 fn check_index(dir: &Path, entries: &[Stored]) {
     let store = SqliteStore::open(&dir.join("data/vault.db")).unwrap();
+    store.repair().unwrap();
     assert_eq!(store.size(), entries.len() as u64);
     let mut wanted: BTreeMap<_, Vec<u64>> = BTreeMap::new();
     for (n, entry) in entries.iter().enumerate() {

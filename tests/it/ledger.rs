@@ -184,7 +184,13 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
     agrees(&SqliteStore::open(&path).unwrap());
     for loss in ["DELETE FROM segment", "DELETE FROM segment; DELETE FROM posting WHERE key % 2 = 0"] {
         Connection::open(&path).unwrap().execute_batch(loss).unwrap();
-        agrees(&SqliteStore::open(&path).unwrap());
+        let store = SqliteStore::open(&path).unwrap();
+        // Without its index a segment is read entry by entry.
+        let (row, terms) = made_up(4_711);
+        assert_eq!(store.find(&[terms], 0..store.size(), Order::OldestFirst, 1).unwrap().sequences.len(), 1);
+        assert_eq!(store.rows(&[4_711]).unwrap(), [row]);
+        store.repair().unwrap();
+        agrees(&store);
         assert!(reader.segment(0).unwrap().unwrap() == whole, "the same index is made again after {loss}");
     }
 }

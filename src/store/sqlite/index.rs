@@ -44,6 +44,8 @@ enum Segment {
     Closed(Closed),
     /// Its index is in memory and on its way to the disk.
     Closing(Arc<Closing>),
+    /// The process ended before its index was written. Until [`Index::repair`] its entries are read one by one.
+    Missing,
 }
 
 pub(super) struct Closed {
@@ -67,20 +69,29 @@ pub(super) struct Written {
 }
 
 impl Index {
-    /// Loads the fences of closed segments, and rebuilds from entries what was in memory when the process last ended.
+    /// Loads the fences of closed segments, and rebuilds the open one from its entries. Writes nothing.
     pub(super) fn load(connection: &Connection, size: u64) -> Result<Self, StoreError> {
         let mut state = State { segments: Vec::new(), open: HashMap::new(), open_count: 0 };
         for n in 0..size / SEGMENT {
-            let closed = match load_closed(connection, n)? {
-                Some(closed) => closed,
-                None => rebuild(connection, n)?,
-            };
-            state.segments.push(Segment::Closed(closed));
+            state.segments.push(load_closed(connection, n)?.map_or(Segment::Missing, Segment::Closed));
         }
         let begin = size / SEGMENT * SEGMENT;
         read_terms(connection, begin..size, &mut |position, terms| add(&mut state.open, position, &terms))?;
         state.open_count = size - begin;
         Ok(Self { state: RwLock::new(state), committed: AtomicUsize::new(0) })
+    }
+
+    /// Makes the index of segments that have none, each in one transaction.
+    pub(super) fn repair(&self, connection: &Connection) -> Result<(), StoreError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let missing = |it: &(usize, &Segment)| matches!(it.1, Segment::Missing);
+        let missing: Vec<usize> = state.segments.iter().enumerate().filter(missing).map(|(n, _)| n).collect();
+        drop(state);
+        for n in missing {
+            let closed = rebuild(connection, n as u64)?;
+            self.state.write().unwrap_or_else(PoisonError::into_inner).segments[n] = Segment::Closed(closed);
+        }
+        Ok(())
     }
 
     /// Adds entries from position `first` on.
@@ -142,7 +153,7 @@ impl Index {
             Some(Segment::Closed(closed)) => {
                 wanted.iter().all(|either| either.iter().any(|term| closed.may_hold(*term)))
             }
-            Some(Segment::Closing(_)) | None => true,
+            Some(Segment::Closing(_) | Segment::Missing) | None => true,
         };
         range.filter(may_hold).collect()
     }
@@ -186,6 +197,12 @@ impl Index {
         match state.segments.get(usize::try_from(n).unwrap_or(usize::MAX)) {
             None => in_memory(&state.open, out),
             Some(Segment::Closing(closing)) => in_memory(&closing.postings, out),
+            Some(Segment::Missing) => {
+                drop(state);
+                read_terms(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, terms| {
+                    out.extend(terms.contains(&term).then_some(position));
+                })?;
+            }
             Some(Segment::Closed(closed)) => {
                 let chunks = closed.chunks_with(term);
                 drop(state);
@@ -229,7 +246,7 @@ impl Index {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.segments.iter().find_map(|it| match it {
             Segment::Closing(closing) => Some(closing.clone()),
-            Segment::Closed(_) => None,
+            Segment::Closed(_) | Segment::Missing => None,
         })
     }
 }

@@ -42,8 +42,7 @@ impl SqliteStore {
         open::create(path)
     }
 
-    /// Opens a database for reading and writing, and checks that it is one of ours, sound and durable. The index of
-    /// segments that was not finished when the process last ended is finished first.
+    /// Opens a database for reading and writing, and checks that it is one of ours, sound and durable.
     ///
     /// # Errors
     /// [`StoreError::Unsuitable`] says what is wrong and what to do.
@@ -88,6 +87,10 @@ impl Store for SqliteStore {
         self.index.append(size, batch.terms);
         self.size.store(size + batch.rows.len() as u64, Ordering::Release);
         Ok(())
+    }
+
+    fn repair(&self) -> Result<(), StoreError> {
+        self.index.repair(&self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     fn rows(&self, sequences: &[u64]) -> Result<Vec<Row>, StoreError> {

@@ -89,7 +89,12 @@ fn index_cases(chunks: [i64; 3]) -> Vec<Case> {
             db.execute_batch(sql).unwrap();
         }),
         sql("segment.n", found, At::Anywhere, "UPDATE segment SET n = 1"),
-        sql("a segment planted", &["planted"], At::Anywhere, "INSERT INTO segment SELECT 9, fences, filters FROM segment"),
+        sql(
+            "a segment planted",
+            &["planted"],
+            At::Anywhere,
+            "INSERT INTO segment SELECT 9, fences, filters FROM segment",
+        ),
     ]
 }
 
