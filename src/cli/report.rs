@@ -38,11 +38,11 @@ struct Access {
     #[arg(long, value_name = "ID")]
     actor: Option<String>,
 
-    /// Entries received from this time on: 2026-11-01T08:00:00Z, or a date, which means its midnight in --time-zone
+    /// What happened from this time on: 2026-11-01T08:00:00Z, or a date, which means its midnight in --time-zone
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
 
-    /// Entries received before this time; for all of November, give --to 2026-12-01
+    /// What happened before this time; for all of November, give --to 2026-12-01
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
 

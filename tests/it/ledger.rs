@@ -56,7 +56,7 @@ async fn proofs_hold_at_sizes_around_full_tiles_and_forged_ones_do_not() {
             assert!(holds(&app, &proof), "{proof:#}");
             let signed = open(&app, proof["checkpoint"].as_str().unwrap());
             assert_eq!(foreign_root(&app, signed.size), signed.root);
-            let mut forged = vec![proof.clone(), proof.clone(), proof.clone()];
+            let mut forged = [proof.clone(), proof.clone(), proof.clone()];
             forged[0]["leaf_hash"] = Value::from("00".repeat(32));
             forged[1]["index"] = Value::from(proof["index"].as_u64().unwrap() ^ 1);
             match forged[2]["hashes"].as_array_mut().unwrap().pop() {

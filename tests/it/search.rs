@@ -46,9 +46,14 @@ fn submission(chance: &mut Chance) -> Value {
     sent
 }
 
+/// Parameters of a question.
+type Params = Vec<(&'static str, String)>;
+/// What a question means.
+type Meaning = Box<dyn Fn(&Value) -> bool>;
+
 /// A random question, as parameters and as the filter it means.
-fn question(chance: &mut Chance) -> (Vec<(&'static str, String)>, Box<dyn Fn(&Value) -> bool>) {
-    let mut params: Vec<(&'static str, String)> = Vec::new();
+fn question(chance: &mut Chance) -> (Params, Meaning) {
+    let mut params = Params::new();
     let ways: [(&'static str, &'static str, &[&str]); 7] = [
         ("actor", "/actor/id", &ACTORS),
         ("patient", "/patient/id", &PATIENTS),
@@ -58,7 +63,7 @@ fn question(chance: &mut Chance) -> (Vec<(&'static str, String)>, Box<dyn Fn(&Va
         ("category", "/category", &["problems", "results"]),
         ("session", "/context/session_id", &["s-1", "s-2", "s-3"]),
     ];
-    let mut checks: Vec<Box<dyn Fn(&Value) -> bool>> = Vec::new();
+    let mut checks: Vec<Meaning> = Vec::new();
     for _ in 0..chance.below(4) {
         let (name, pointer, values) = ways[usize::try_from(chance.below(7)).unwrap()];
         if params.iter().any(|(it, _)| *it == name) {
