@@ -114,7 +114,7 @@ fn append(vault: &Arc<Vault>, entries: usize) -> Vec<(usize, Duration)> {
                 let batches = &batches;
                 scope.spawn(move || {
                     for batch in batches.iter().skip(half).step_by(2) {
-                        let lines = batch.iter().map(|line| json::parse::<Submission>(line.as_bytes())).collect();
+                        let lines = batch.iter().map(|line| json::parse::<Submission>(line.as_bytes()));
                         let outcomes =
                             vault.submit_batch(&caller(Role::Submitter), lines, false).expect("the batch goes in");
                         assert!(outcomes.iter().all(|it| matches!(it, Outcome::Accepted(_))));

@@ -170,7 +170,7 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             batch_bytes: 16 << 20,
             batch_lines: 10_000,
-            bodies_kib: 128 << 10,
+            bodies_kib: 64 << 10,
             body_seconds: 30,
             queue_kib: 64 << 10,
         }

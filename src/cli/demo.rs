@@ -148,7 +148,7 @@ fn fill(dir: &Path, vault: &Vault) -> anyhow::Result<()> {
     let (mut accepted, began) = (0, std::time::Instant::now());
     for batch in submissions.chunks(BATCH) {
         let lines = batch.iter().map(|it| serde_json::to_vec(it).map(|bytes| json::parse(&bytes)));
-        for outcome in vault.submit_batch(&caller, lines.collect::<Result<_, _>>()?, false)? {
+        for outcome in vault.submit_batch(&caller, lines.collect::<Result<Vec<_>, _>>()?, false)? {
             accepted += u64::from(matches!(outcome, Outcome::Accepted(_)));
         }
         bar.inc(batch.len() as u64);

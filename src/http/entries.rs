@@ -132,10 +132,11 @@ pub(super) async fn batch(
     let is_array = body::media_type(&request) == JSON;
     let partial = params.partial.unwrap_or(false);
     let result = blocking(move || {
-        let lines = if is_array { array(&body, &api.limits)? } else { ndjson(&body, &api.limits)? };
-        drop(body);
-        let (numbers, lines): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
-        let outcomes = api.vault.submit_batch(&caller, lines, partial)?;
+        let lines = if is_array { array(&body)? } else { ndjson(&body, api.limits.batch_lines) };
+        check_count(lines.len(), api.limits.batch_lines)?;
+        let submissions = lines.iter().map(|(_, text)| one(text, &api.limits));
+        let outcomes = api.vault.submit_batch(&caller, submissions, partial)?;
+        let numbers: Vec<_> = lines.iter().map(|(number, _)| *number).collect();
         Ok(batch_result(&numbers, outcomes))
     });
     Ok(HttpResponse::Ok().json(result.await?))
@@ -223,23 +224,22 @@ pub(super) fn entry_id(text: &str) -> ApiResult<Uuid> {
     Uuid::try_parse(text).ok().filter(|_| text.len() == 36).ok_or(ApiError::Vault(VaultError::NotFound))
 }
 
-type Line = (usize, Result<Submission, Issue>);
+/// The text of one submission of a batch, and its number.
+type Line<'a> = (usize, &'a [u8]);
 
-fn ndjson(body: &[u8], limits: &Limits) -> ApiResult<Vec<Line>> {
+/// The lines that hold something; at most one more than there may be.
+fn ndjson(body: &[u8], most: usize) -> Vec<Line<'_>> {
     let lines = (1..).zip(body.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
-    let lines: Vec<_> = lines.take(limits.batch_lines + 1).collect();
-    check_count(lines.len(), limits.batch_lines)?;
-    Ok(lines.into_iter().map(|(number, line)| (number, one(line, limits))).collect())
+    lines.take(most + 1).collect()
 }
 
-fn array(body: &[u8], limits: &Limits) -> ApiResult<Vec<Line>> {
+fn array(body: &[u8]) -> ApiResult<Vec<Line<'_>>> {
     let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| {
         let detail =
             "The body is not a JSON array of submissions. For one submission a line send application/x-ndjson.";
         Issue::new("", "invalid_json", detail)
     })?;
-    check_count(items.len(), limits.batch_lines)?;
-    Ok((1..).zip(items).map(|(number, item)| (number, one(item.get().as_bytes(), limits))).collect())
+    Ok((1..).zip(items).map(|(number, item)| (number, item.get().as_bytes())).collect())
 }
 
 /// One submission of a batch; it is bounded like one that comes alone.

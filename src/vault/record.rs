@@ -166,11 +166,13 @@ impl Vault {
     }
 
     /// Seals a draft for the writer, blinding it first where the vault blinds.
-    pub(super) fn seal(&self, mut draft: Draft) -> Prepared {
-        if self.settings.blind_patients {
-            let ring = self.keys.ring();
-            super::blinding::blind(&mut draft, ring.index_keys().last().expect("a keyring has an index key"));
+    pub(super) fn seal(&self, draft: &Draft) -> Prepared {
+        if !self.settings.blind_patients {
+            return prepare(&self.keys, draft.meta.clone(), &draft.items);
         }
+        let mut draft = draft.clone();
+        let ring = self.keys.ring();
+        super::blinding::blind(&mut draft, ring.index_keys().last().expect("a keyring has an index key"));
         prepare(&self.keys, draft.meta, &draft.items)
     }
 

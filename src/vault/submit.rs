@@ -58,7 +58,7 @@ impl Vault {
                 Known::Other => return Err(VaultError::Conflict(vec![conflict()])),
                 Known::Fresh => {}
             }
-            let answer = self.enqueue(vec![draft.clone()], looked_up_to)?.await.map_err(|_| VaultError::Unknown)?;
+            let answer = self.enqueue(&[&draft], looked_up_to)?.await.map_err(|_| VaultError::Unknown)?;
             if let Ok(mut receipts) = answer {
                 return receipts.pop().map(Outcome::Accepted).ok_or(VaultError::Unknown);
             }
@@ -74,7 +74,7 @@ impl Vault {
         self.allow(caller, Permission::Submit, Action::SUBMIT)
     }
 
-    /// Takes a batch, line by line in order. With `partial` every good line goes in; without it, all lines or none.
+    /// Takes a batch, line by line in order; lines are read one by one, for a batch may be large. With `partial` every good line goes in; without it, all lines or none.
     /// Blocks until it is on disk.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Vault {
     pub fn submit_batch(
         &self,
         caller: &Caller,
-        lines: Vec<Result<Submission, Issue>>,
+        lines: impl IntoIterator<Item = Result<Submission, Issue>>,
         partial: bool,
     ) -> Result<Vec<Outcome>, VaultError> {
         let checked: Vec<_> = lines
@@ -95,16 +95,13 @@ impl Vault {
             if !partial {
                 refuse_whole(&plan)?;
             }
-            let fresh: Vec<Draft> = plan
-                .iter()
-                .zip(&checked)
-                .filter(|(it, _)| matches!(it, Planned::Fresh(_)))
-                .filter_map(|(_, it)| it.as_ref().ok().cloned())
-                .collect();
+            let is_fresh = |(planned, _): &(&Planned, _)| matches!(planned, Planned::Fresh(_));
+            let fresh: Vec<&Draft> =
+                plan.iter().zip(&checked).filter(is_fresh).filter_map(|(_, it)| it.as_ref().ok()).collect();
             let receipts = if fresh.is_empty() {
                 Vec::new()
             } else {
-                match self.enqueue(fresh, looked_up_to)?.blocking_recv().map_err(|_| VaultError::Unknown)? {
+                match self.enqueue(&fresh, looked_up_to)?.blocking_recv().map_err(|_| VaultError::Unknown)? {
                     Ok(receipts) => receipts,
                     Err(Raced) => continue,
                 }
@@ -174,10 +171,10 @@ impl Vault {
     /// Seals drafts and puts them into the writer's queue, if there is room.
     fn enqueue(
         &self,
-        drafts: Vec<Draft>,
+        drafts: &[&Draft],
         looked_up_to: u64,
     ) -> Result<oneshot::Receiver<Result<Vec<Receipt>, Raced>>, VaultError> {
-        let entries: Vec<_> = drafts.into_iter().map(|draft| self.seal(draft)).collect();
+        let entries: Vec<_> = drafts.iter().map(|draft| self.seal(draft)).collect();
         let bytes: usize = entries.iter().map(|it| 512 + it.bytes.len() + it.sealed.len()).sum();
         let room = Some(self.take_room(bytes.div_ceil(1024))?);
         let (reply, answer) = oneshot::channel();

@@ -29,12 +29,12 @@ fn more_than_a_segment() -> TempDir {
                 "record":{{"type":"Condition","id":"c{}"}},"reason":{{"code":"TREAT"}}}}"#,
             n % 1_009
         );
-        json::parse(text.as_bytes())
+        json::parse::<phivault::domain::submission::Submission>(text.as_bytes())
     };
     for range in [0..SEGMENT + 300, SEGMENT + 300..SEGMENT + 600] {
         let vault = local::open(&settings, &unlock).unwrap();
         for from in range.clone().step_by(5_000) {
-            let lines = (from..range.end.min(from + 5_000)).map(line).collect();
+            let lines = (from..range.end.min(from + 5_000)).map(line);
             vault.submit_batch(&caller, lines, false).unwrap();
         }
         vault.stop().unwrap();
