@@ -46,7 +46,7 @@ fn main() {
     let vault = Arc::new(open(dir));
     let blocks = append(&vault, entries);
     let ids = probe(&vault, entries);
-    vault.seal_now().expect("the vault seals");
+    vault.settle().expect("the vault seals");
     vault.stop().expect("the vault stops");
     let verify = verify(dir);
     let raw = raw(dir);

@@ -79,7 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.empty {
         fill(&args.dir, &vault)?;
     }
-    vault.seal_now()?;
+    vault.settle()?;
     let report = verify::check(&settings).map_err(anyhow::Error::msg)?;
     println!("{}", verify::describe(&report));
     if report.verdict != Verdict::Intact {

@@ -167,14 +167,15 @@ impl Vault {
         recorded.map(|_| ()).and(stopped)
     }
 
-    /// Waits until everything committed so far is covered by a seal entry; for tests and before a backup.
+    /// Covers everything committed so far by a seal entry and a signed checkpoint, now instead of within a second.
     ///
     /// # Errors
-    /// [`VaultError::Unknown`] when the vault is stopping.
-    pub fn seal_now(&self) -> Result<(), VaultError> {
+    /// [`VaultError::Unknown`] when the vault is stopping, or what signing says.
+    pub fn settle(&self) -> Result<(), VaultError> {
         let (reply, done) = oneshot::channel();
         self.send(writer::Message::Seal(reply))?;
-        done.blocking_recv().map_err(|_| VaultError::Unknown)
+        done.blocking_recv().map_err(|_| VaultError::Unknown)?;
+        self.ledger.sign()
     }
 }
 
