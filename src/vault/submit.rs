@@ -106,7 +106,7 @@ impl Vault {
                     Err(Raced) => continue,
                 }
             };
-            return Ok(self.settle(plan, &receipts));
+            return Ok(self.outcomes(plan, &receipts));
         }
         Err(VaultError::Busy)
     }
@@ -148,7 +148,7 @@ impl Vault {
         Ok(plan)
     }
 
-    fn settle(&self, plan: Vec<Planned>, receipts: &[Receipt]) -> Vec<Outcome> {
+    fn outcomes(&self, plan: Vec<Planned>, receipts: &[Receipt]) -> Vec<Outcome> {
         plan.into_iter()
             .map(|planned| match planned {
                 Planned::Fresh(n) => Outcome::Accepted(receipts[n].clone()),
