@@ -4,6 +4,8 @@ use serde::de::DeserializeOwned;
 
 use super::issue::Issue;
 
+/// Fields whose content is sealed.
+const SEALED: [&str; 6] = ["old", "new", "note", "name", "address", "description"];
 /// serde_json uses this word in-band for numbers; a body that contains it is trying something.
 const RESERVED: &str = "$serde_json::private";
 
@@ -57,6 +59,9 @@ pub fn classify(pointer: &str, message: &str) -> Issue {
     if message.starts_with("duplicate field") || message.starts_with("duplicate key") {
         return Issue::new(pointer, "duplicate_key", "An object holds the same key twice.");
     }
+    if message.starts_with("a reserved word") {
+        return Issue::new("", "invalid_json", "The body uses a reserved word as a key.");
+    }
     if message.starts_with("missing field") {
         return Issue::new(pointer, "missing", "A required field is missing here.");
     }
@@ -71,7 +76,13 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     for segment in path {
         match segment {
             Segment::Seq { index } => out.push_str(&format!("/{index}")),
-            Segment::Map { key } => out.push_str(&format!("/{}", escape(key))),
+            Segment::Map { key } => {
+                out.push_str(&format!("/{}", escape(key)));
+                if SEALED.contains(&key.as_str()) {
+                    // What lies below is part of a value, keys included, and is not repeated.
+                    return out;
+                }
+            }
             Segment::Enum { .. } | Segment::Unknown => {}
         }
     }

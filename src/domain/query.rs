@@ -154,6 +154,11 @@ impl QueryIn {
         filter.from =
             pick(&mut issues, "from", self.from, Timestamp::parse, "an RFC 3339 time such as 2026-11-01T00:00:00Z");
         filter.to = pick(&mut issues, "to", self.to, Timestamp::parse, "an RFC 3339 time such as 2026-12-01T00:00:00Z");
+        if let (Some(from), Some(to)) = (filter.from, filter.to)
+            && to <= from
+        {
+            issues.add("to", "time_order", "The end (to) must lie after the beginning (from).");
+        }
         let axis = |name: &str| {
             [("received", TimeAxis::Received), ("occurred", TimeAxis::Occurred)]
                 .into_iter()

@@ -1,7 +1,11 @@
 //! What an application sends: the wire form of an entry, before any rule has been applied.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
@@ -36,10 +40,13 @@ pub struct Submission {
     pub effective_at: Option<String>,
     /// Who did it.
     #[schema(required = true)]
+    #[serde(default, deserialize_with = "object")]
     pub actor: Option<ActorIn>,
     /// Whose record it was.
+    #[serde(default, deserialize_with = "object")]
     pub patient: Option<PatientIn>,
     /// Which record.
+    #[serde(default, deserialize_with = "object")]
     pub record: Option<RecordIn>,
     /// The category of the content, such as problems, medications, results.
     pub category: Option<String>,
@@ -47,15 +54,20 @@ pub struct Submission {
     pub sensitivity: Option<Vec<String>>,
     /// Why.
     #[schema(required = true)]
+    #[serde(default, deserialize_with = "object")]
     pub reason: Option<ReasonIn>,
     /// What changed, for create, update and delete. Values are sealed.
+    #[serde(default, deserialize_with = "objects")]
     pub changes: Option<Vec<ChangeIn>>,
     /// To whom it was disclosed (45 CFR 164.528).
+    #[serde(default, deserialize_with = "object")]
     pub disclosure: Option<DisclosureIn>,
     /// What else it belongs to.
+    #[serde(default, deserialize_with = "objects")]
     pub related: Option<Vec<RelatedIn>>,
     /// Where it came from: session_id, client_ip, user_agent, request_id, facility and device are kept as metadata; other
     /// keys are sealed with the values.
+    #[serde(default, deserialize_with = "names")]
     pub context: Option<BTreeMap<String, Option<String>>>,
 }
 
@@ -132,6 +144,7 @@ pub struct ChangeIn {
 #[serde(deny_unknown_fields)]
 pub struct DisclosureIn {
     /// Who received it.
+    #[serde(default, deserialize_with = "object")]
     pub recipient: Option<RecipientIn>,
     /// A brief description of what was disclosed.
     #[schema(value_type = Option<String>)]
@@ -166,4 +179,73 @@ pub struct RelatedIn {
 /// Keeps `null` apart from absent: absent never gets here, null becomes the value null.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Phi>, D::Error> {
     Value::deserialize(deserializer).map(|value| Some(Phi::new(value)))
+}
+
+/// An object, and nothing else: serde would also take a struct from an array of its fields, by position.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Only<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Only<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Only(PhantomData))
+    }
+}
+
+/// An optional object.
+///
+/// # Errors
+/// A wrong type for anything but an object or null.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|it| it.0))
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    let items = Option::<Vec<Object<T>>>::deserialize(deserializer)?;
+    Ok(items.map(|items| items.into_iter().map(|it| it.0).collect()))
+}
+
+/// Names and texts; a name given twice is refused.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, Option<String>>>, D::Error> {
+    struct Names;
+
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeMap<String, Option<String>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of texts")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut out = BTreeMap::new();
+            while let Some((name, text)) = map.next_entry()? {
+                if out.insert(name, text).is_some() {
+                    return Err(A::Error::custom("duplicate key"));
+                }
+            }
+            Ok(out)
+        }
+    }
+
+    struct Wrapped(BTreeMap<String, Option<String>>);
+
+    impl<'de> Deserialize<'de> for Wrapped {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(Names).map(Wrapped)
+        }
+    }
+
+    Ok(Option::<Wrapped>::deserialize(deserializer)?.map(|it| it.0))
 }

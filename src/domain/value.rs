@@ -125,6 +125,37 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// A key, or the word by which serde_json says that a number follows. It borrows that word; a key of the same text comes
+/// as a copy when it was written with escapes, and is refused before parsing when it was not.
+enum Key {
+    Number,
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, key: &'de str) -> Result<Key, E> {
+                if key == NUMBER_KEY { Ok(Key::Number) } else { Ok(Key::Text(key.to_owned())) }
+            }
+
+            fn visit_str<E: de::Error>(self, key: &str) -> Result<Key, E> {
+                if key == NUMBER_KEY { Err(E::custom("a reserved word")) } else { Ok(Key::Text(key.to_owned())) }
+            }
+        }
+
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
@@ -168,10 +199,11 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = BTreeMap::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if key == NUMBER_KEY && object.is_empty() {
-                return Ok(Value::Number(map.next_value()?));
-            }
+        while let Some(key) = map.next_key::<Key>()? {
+            let key = match key {
+                Key::Number => return Ok(Value::Number(map.next_value()?)),
+                Key::Text(key) => key,
+            };
             let item = map.next_value()?;
             if object.insert(key, item).is_some() {
                 return Err(de::Error::custom("duplicate key"));

@@ -184,6 +184,10 @@ impl ResponseError for ApiError {
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
+        if status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body is not waited for.
+            response.force_close();
+        }
         let mut response = response.finish();
         response.extensions_mut().insert(Failure { problem: self.problem(), cause: self.cause() });
         response

@@ -86,12 +86,10 @@ pub(super) async fn no_such_route() -> HttpResponse {
         .error_response()
 }
 
-/// For methods that a path does not have.
-pub(super) async fn wrong_method() -> HttpResponse {
-    ApiError::http(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "This path does not take this method. /docs lists what it takes.",
-    )
-    .error_response()
+/// For methods that a path does not have; `allow` are those it has (RFC 9110 section 15.5.6).
+pub(super) fn wrong_method(allow: &'static str) -> HttpResponse {
+    let detail = "This path does not take this method. /docs lists what it takes.";
+    let mut response = ApiError::http(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).error_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
 }

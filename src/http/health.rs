@@ -116,6 +116,7 @@ impl Collector for Figures {
             ("revealed", "Entries revealed", &counters.revealed),
             ("checkpoints", "Checkpoints signed", &counters.checkpoints),
             ("checkpoint_failures", "Checkpoints that could not be signed or locked", &counters.checkpoint_failures),
+            ("integrity_failures", "Entries whose values did not agree with the ledger", &counters.integrity_failures),
             ("untrusted_state", "State rows refused because they are not authentic", &counters.untrusted_state),
         ] {
             let value = ConstCounter::new(counter.load(Ordering::Relaxed));

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::domain::caller::Caller;
 use crate::domain::json;
-use crate::domain::submission::ReasonIn;
+use crate::domain::submission::{ReasonIn, object};
 use crate::vault::{KeyList, Rotated};
 
 use super::Api;
@@ -21,6 +21,7 @@ use super::error::{ApiResult, Problem};
 #[schema(example = json!({"reason": {"code": "HSYSADMIN", "note": "Quarterly rotation"}}))]
 pub(super) struct RotateIn {
     /// The reason.
+    #[serde(default, deserialize_with = "object")]
     reason: Option<ReasonIn>,
 }
 

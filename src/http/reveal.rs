@@ -9,7 +9,7 @@ use crate::domain::caller::Caller;
 use crate::domain::entry::Revealed;
 use crate::domain::issue::Issue;
 use crate::domain::json;
-use crate::domain::submission::ReasonIn;
+use crate::domain::submission::{ReasonIn, object};
 use crate::vault::MAX_REVEAL;
 
 use super::Api;
@@ -23,6 +23,7 @@ use super::error::{ApiResult, Problem};
 #[schema(example = json!({"reason": {"code": "HCOMPL", "note": "Case 2026-117"}}))]
 pub(super) struct RevealIn {
     /// The reason.
+    #[serde(default, deserialize_with = "object")]
     reason: Option<ReasonIn>,
 }
 
@@ -34,6 +35,7 @@ pub(super) struct RevealManyIn {
     #[schema(value_type = Vec<Uuid>)]
     ids: Option<Vec<String>>,
     /// The reason.
+    #[serde(default, deserialize_with = "object")]
     reason: Option<ReasonIn>,
 }
 

@@ -6,29 +6,30 @@ use super::{entries, frame, health, keys, ledger, openapi, reports, reveal, toke
 
 /// Registers every route. A known path with another method answers 405.
 pub(super) fn all(config: &mut ServiceConfig) {
-    let mut add = |path: &str, routes: Vec<actix_web::Route>| {
+    let mut add = |path: &str, allow: &'static str, routes: Vec<actix_web::Route>| {
         let resource = routes.into_iter().fold(resource(path.to_owned()), actix_web::Resource::route);
-        config.service(resource.default_service(actix_web::web::to(frame::wrong_method)));
+        let wrong_method = actix_web::web::to(move || async move { frame::wrong_method(allow) });
+        config.service(resource.default_service(wrong_method));
     };
-    add("/v1/entries", vec![post().to(entries::submit), get().to(entries::search)]);
-    add("/v1/entries/batch", vec![post().to(entries::batch)]);
-    add("/v1/entries/query", vec![post().to(entries::query)]);
-    add("/v1/entries/{id}", vec![get().to(entries::entry)]);
-    add("/v1/entries/{id}/reveal", vec![post().to(reveal::one)]);
-    add("/v1/entries/{id}/proof", vec![get().to(ledger::proof)]);
-    add("/v1/reveal", vec![post().to(reveal::many)]);
-    add("/v1/reports/access", vec![get().to(reports::access)]);
-    add("/v1/reasons", vec![get().to(reports::reasons)]);
-    add("/v1/tokens", vec![get().to(tokens::list), post().to(tokens::create)]);
-    add("/v1/tokens/{id}", vec![delete().to(tokens::revoke)]);
-    add("/v1/keys", vec![get().to(keys::list)]);
-    add("/v1/keys/rotate", vec![post().to(keys::rotate)]);
-    add("/checkpoint", vec![get().to(ledger::checkpoint)]);
-    add("/healthz", vec![get().to(health::alive)]);
-    add("/readyz", vec![get().to(health::ready)]);
-    add("/metrics", vec![get().to(health::metrics)]);
-    add("/openapi.json", vec![get().to(openapi::json)]);
-    add("/docs", vec![get().to(openapi::page)]);
-    add("/docs/docs.css", vec![get().to(openapi::style)]);
-    add("/docs/docs.js", vec![get().to(openapi::script)]);
+    add("/v1/entries", "POST, GET", vec![post().to(entries::submit), get().to(entries::search)]);
+    add("/v1/entries/batch", "POST", vec![post().to(entries::batch)]);
+    add("/v1/entries/query", "POST", vec![post().to(entries::query)]);
+    add("/v1/entries/{id}", "GET", vec![get().to(entries::entry)]);
+    add("/v1/entries/{id}/reveal", "POST", vec![post().to(reveal::one)]);
+    add("/v1/entries/{id}/proof", "GET", vec![get().to(ledger::proof)]);
+    add("/v1/reveal", "POST", vec![post().to(reveal::many)]);
+    add("/v1/reports/access", "GET", vec![get().to(reports::access)]);
+    add("/v1/reasons", "GET", vec![get().to(reports::reasons)]);
+    add("/v1/tokens", "GET, POST", vec![get().to(tokens::list), post().to(tokens::create)]);
+    add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);
+    add("/v1/keys", "GET", vec![get().to(keys::list)]);
+    add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
+    add("/checkpoint", "GET", vec![get().to(ledger::checkpoint)]);
+    add("/healthz", "GET", vec![get().to(health::alive)]);
+    add("/readyz", "GET", vec![get().to(health::ready)]);
+    add("/metrics", "GET", vec![get().to(health::metrics)]);
+    add("/openapi.json", "GET", vec![get().to(openapi::json)]);
+    add("/docs", "GET", vec![get().to(openapi::page)]);
+    add("/docs/docs.css", "GET", vec![get().to(openapi::style)]);
+    add("/docs/docs.js", "GET", vec![get().to(openapi::script)]);
 }

@@ -209,7 +209,10 @@ impl Vault {
     }
 
     pub(super) fn open_items(&self, row: &Row, meta: &Meta) -> Result<Vec<Item>, VaultError> {
-        let wrong = |error: seal::OpenError| VaultError::Integrity(format!("entry {}: {error}", row.sequence));
+        let wrong = |error: seal::OpenError| {
+            self.counters.integrity_failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            VaultError::Integrity(format!("entry {}: {error}", row.sequence))
+        };
         let header = seal::header(&row.sealed).map_err(wrong)?;
         let ring = self.keys.ring();
         if !ring.knows(header) {

@@ -32,6 +32,8 @@ pub struct Counters {
     pub checkpoint_failures: AtomicU64,
     /// State rows that were not authentic.
     pub untrusted_state: AtomicU64,
+    /// Entries whose values did not agree with the ledger when they were opened.
+    pub integrity_failures: AtomicU64,
     /// The writer has ended.
     pub stopped: AtomicBool,
 }
@@ -78,6 +80,9 @@ impl Vault {
         }
         if self.counters.untrusted_state.load(Ordering::Relaxed) > 0 {
             problems.push("a state row is not authentic and was refused; run phivault verify");
+        }
+        if self.counters.integrity_failures.load(Ordering::Relaxed) > 0 {
+            problems.push("stored values do not agree with the ledger; run phivault verify");
         }
         let stopped = self.counters.stopped.load(Ordering::Acquire);
         let status = if stopped {

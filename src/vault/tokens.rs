@@ -17,7 +17,7 @@ use crate::domain::index::{Dimension, Term};
 use crate::domain::issue::{Issue, Issues};
 use crate::domain::meta::Record;
 use crate::domain::rules::identifier;
-use crate::domain::submission::ReasonIn;
+use crate::domain::submission::{ReasonIn, object};
 use crate::domain::time::Timestamp;
 use crate::store::{Order, StateRow, Store};
 
@@ -70,6 +70,7 @@ pub struct TokenIn {
     /// Networks it may be used from, such as 10.1.0.0/16.
     pub allowed_sources: Option<Vec<String>>,
     /// Why; system administration if absent.
+    #[serde(default, deserialize_with = "object")]
     pub reason: Option<ReasonIn>,
 }
 
@@ -112,8 +113,9 @@ impl Tokens {
         }
         let (mut tokens, mut untrusted) = (Self::default(), 0);
         for row in store.state(KIND)? {
+            let recorded = newest.remove(&row.id);
             let authentic = mac::verify(keys.ring().state_key(), label::STATE, &parts(&row), &row.tag);
-            let known = newest.get(&row.id).is_some_and(|digest| *digest == digest_of(&row));
+            let known = recorded.is_some_and(|digest| digest == digest_of(&row));
             match TokenRow::decode(&row.body) {
                 Ok(token) if authentic && known && token.view.id == row.id => {
                     tokens.by_hash.insert(token.hash, token);
@@ -123,6 +125,10 @@ impl Tokens {
                     tracing::error!(token = %row.id, "a token row in the database is not authentic or not the newest; it is refused");
                 }
             }
+        }
+        for id in newest.keys() {
+            untrusted += 1;
+            tracing::error!(token = %id, "the row of a token that the ledger records is gone from the database");
         }
         Ok((tokens, untrusted))
     }
@@ -206,10 +212,21 @@ impl Vault {
         if row.view.revoked_at.is_some() {
             return Ok(());
         }
+        if self.is_last_admin(&row.view) {
+            let detail = "This is the last admin token that is valid; make another one first, or nobody can administer the vault.";
+            return Err(VaultError::Invalid(vec![Issue::new("/id", "last_admin", detail)]));
+        }
         row.view.revoked_at = Some(self.clock.now());
         self.record_token(caller, Action::TOKEN_REVOKE, reason, &row)?;
         self.put_token(row);
         Ok(())
+    }
+
+    fn is_last_admin(&self, view: &TokenView) -> bool {
+        let now = self.clock.now();
+        let valid = |it: &TokenView| it.revoked_at.is_none() && it.expires_at.is_none_or(|end| now < end);
+        let other = |it: &TokenRow| it.view.role == Role::Admin && it.view.id != view.id && valid(&it.view);
+        view.role == Role::Admin && valid(view) && !self.read_tokens().by_hash.values().any(other)
     }
 
     fn read_tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {

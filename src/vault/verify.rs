@@ -412,7 +412,7 @@ impl Check {
         }
         let root: Hash = self.edge.root();
         let mut notes = vec![
-            "The database agrees or disagrees with the checkpoint in the lock, as said above. That both were rolled back together is not excluded: compare with a checkpoint kept elsewhere.".to_owned(),
+            "That database and lock were rolled back together is not excluded: compare with a checkpoint kept elsewhere.".to_owned(),
         ];
         let unsigned = size.saturating_sub(self.checkpoint.size);
         if unsigned > 0 {

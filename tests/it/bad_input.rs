@@ -1,405 +1,368 @@
-//! Bad input gets a problem with a stable code and a pointer, never a 500, never an echoed value; and the vault is unchanged.
+//! Bad input gets a problem with a stable code and a pointer, never a 500, never an echoed value; and the vault is
+//! unchanged. Here: what is shared, and the rules of a single submission.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
-use proptest::prelude::*;
+use phivault::domain::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::app::{Answer, App, Options, entry};
+use crate::app::{Answer, App, Options};
 use crate::ingest::size_of;
+
+mod body;
+mod question;
+mod wire;
 
 /// Stands wherever a value may stand; it must never come back.
 const CANARY: &str = "CANARY-7f3a91c2d4";
 
-/// A submission with one thing changed.
+const UNKNOWN: &str = "0193595e-0000-7000-8000-000000000000";
+
+/// A submission, what is wrong with it, and where.
+type Case = (String, Value, &'static str, String);
+
+/// An acceptable submission that uses every part there is, with the canary wherever the sender is free.
+fn full() -> Value {
+    json!({
+        "action": "update", "outcome": "success", "occurred_at": "2026-01-02T00:00:00Z", "ended_at": "2026-01-02T00:00:00Z",
+        "effective_at": "2026-01-01T00:00:00Z",
+        "actor": {"id": CANARY, "name": CANARY, "role": CANARY, "type": "user", "on_behalf_of": CANARY},
+        "patient": {"id": CANARY},
+        "record": {"type": CANARY, "id": CANARY, "version": CANARY},
+        "category": CANARY, "sensitivity": [CANARY],
+        "reason": {"code": "TREAT", "change": "NEWDATA", "note": CANARY},
+        "changes": [{"field": CANARY, "old": CANARY, "new": CANARY}],
+        "disclosure": {"recipient": {"name": CANARY, "address": CANARY}, "description": CANARY, "basis": CANARY},
+        "related": [{"type": CANARY, "id": CANARY}],
+        "context": {"session_id": CANARY, "user_agent": CANARY, "ward": CANARY}
+    })
+}
+
+/// The submission with one place set.
 fn with(pointer: &str, value: Value) -> Value {
-    let mut sent = entry();
-    sent["reason"]["note"] = json!(CANARY);
-    sent["changes"][0]["new"] = json!(CANARY);
+    let mut sent = full();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
-    let parent = sent.pointer_mut(parent).unwrap();
-    match (parent, value) {
-        (Value::Object(map), Value::Null) => drop(map.remove(name)),
-        (parent, value) => parent[name] = value,
+    match sent.pointer_mut(parent).unwrap() {
+        Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
+        parent => parent[name] = value,
     }
     sent
 }
 
-fn nested(depth: usize) -> Value {
-    (0..depth).fold(json!(CANARY), |inner, _| json!([inner]))
+/// The submission without one place.
+fn without(pointer: &str) -> Value {
+    let mut sent = full();
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    sent.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name).unwrap();
+    sent
 }
 
-/// Expects a refusal with that status, code and pointer.
+fn case(what: impl Into<String>, sent: Value, code: &'static str, pointer: impl Into<String>) -> Case {
+    (what.into(), sent, code, pointer.into())
+}
+
+/// Expects a whole and silent refusal with that status, code and pointer.
 fn refused(what: &str, answer: &Answer, status: u16, code: &str, pointer: Option<&str>) {
+    assert!(!answer.text.contains(CANARY), "{what} echoes a value: {}", answer.text);
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{what}: {answer:?}");
     let problem = answer.json();
-    for name in ["type", "title", "detail", "request_id"] {
+    assert_eq!(problem["status"], json!(status), "{what}");
+    assert_eq!(problem["type"], json!(format!("https://phivault.dev/problems/{code}")), "{what}");
+    for name in ["title", "detail", "request_id"] {
         assert!(!problem[name].as_str().unwrap().is_empty(), "{what}: {name}");
     }
     assert_eq!(problem["request_id"], json!(answer.headers["x-request-id"].to_str().unwrap()), "{what}");
-    assert!(!answer.text.contains(CANARY), "{what} echoes a value: {}", answer.text);
     if let Some(pointer) = pointer {
-        let found = problem["errors"].as_array().unwrap().iter().any(|it| it["pointer"] == pointer);
-        assert!(found, "{what}: no error at {pointer}: {problem:#}");
+        assert!(names(&problem, code, pointer), "{what}: no {code} at {pointer:?}: {problem:#}");
     }
 }
 
-#[tokio::test]
-async fn a_submission_that_breaks_a_rule_is_refused_with_code_and_pointer() {
-    let app = App::spawn().await;
-    let size = size_of(&app).await;
-    let long = "x".repeat(300);
-    let cases: Vec<(&str, Value, &str, &str)> = vec![
-        ("unknown top-level field", with("/secret", json!(CANARY)), "unknown_field", "/secret"),
-        ("unknown nested field", with("/actor/secret", json!(CANARY)), "unknown_field", "/actor/secret"),
-        ("unknown field of a change", with("/changes/0/secret", json!(CANARY)), "unknown_field", "/changes/0/secret"),
-        ("sequence set from outside", with("/sequence", json!(7)), "unknown_field", "/sequence"),
-        ("source set from outside", with("/source", json!("other")), "unknown_field", "/source"),
-        ("a number for a text", with("/actor/id", json!(5)), "wrong_type", "/actor/id"),
-        ("a text for an object", with("/patient", json!(CANARY)), "wrong_type", "/patient"),
-        ("an object for a list", with("/changes", json!({"field": CANARY})), "wrong_type", "/changes"),
-        ("a number for a note", with("/reason/note", json!(5)), "wrong_type", "/reason/note"),
-        ("no reason", with("/reason", Value::Null), "reason_missing", "/reason/code"),
-        ("an empty reason", with("/reason/code", json!("")), "reason_missing", "/reason/code"),
-        ("an unknown reason", with("/reason/code", json!(CANARY)), "reason_unknown", "/reason/code"),
-        ("an unknown change code", with("/reason/change", json!(CANARY)), "change_unknown", "/reason/change"),
-        (
-            "a change code for another action",
-            with("/reason/change", json!("MDATA-X")),
-            "change_unknown",
-            "/reason/change",
-        ),
-        ("no action", with("/action", Value::Null), "action_missing", "/action"),
-        ("an unknown action", with("/action", json!(CANARY)), "action_unknown", "/action"),
-        ("the vault's own action", with("/action", json!("reveal")), "action_unknown", "/action"),
-        ("no actor", with("/actor", Value::Null), "missing", "/actor/id"),
-        ("an empty actor", with("/actor/id", json!("")), "empty", "/actor/id"),
-        ("a blank actor", with("/actor/id", json!(" \u{a0}")), "empty", "/actor/id"),
-        ("a long actor", with("/actor/id", json!(long)), "too_long", "/actor/id"),
-        ("an actor of no type", with("/actor/type", json!("robot")), "actor_type_unknown", "/actor/type"),
-        ("no patient", with("/patient", Value::Null), "patient_required", "/patient/id"),
-        ("no record", with("/record", Value::Null), "record_required", "/record"),
-        ("half a record", with("/record/id", Value::Null), "missing", "/record/id"),
-        ("no changes", with("/changes", json!([])), "changes_required", "/changes"),
-        ("a change without a field", with("/changes/0/field", Value::Null), "missing", "/changes/0/field"),
-        ("an unknown outcome", with("/outcome", json!("maybe")), "outcome_unknown", "/outcome"),
-        ("an id that is no UUID", with("/id", json!(CANARY)), "id_invalid", "/id"),
-        ("an id in braces", with("/id", json!("{0193595e-7a3c-7cc2-9c1f-0d5c3f1b2a44}")), "id_invalid", "/id"),
-        ("the nil id", with("/id", json!("00000000-0000-0000-0000-000000000000")), "id_invalid", "/id"),
-        ("a time that is none", with("/occurred_at", json!("yesterday")), "time_invalid", "/occurred_at"),
-        ("a time in the future", with("/occurred_at", json!("2190-01-01T00:00:00Z")), "time_in_future", "/occurred_at"),
-        (
-            "an end before the beginning",
-            {
-                let mut sent = with("/occurred_at", json!("2026-01-02T00:00:00Z"));
-                sent["ended_at"] = json!("2026-01-01T00:00:00Z");
-                sent
-            },
-            "time_order",
-            "/ended_at",
-        ),
-        ("a control character in an id", with("/record/id", json!("c\u{7}")), "control_character", "/record/id"),
-        (
-            "a mark that turns text around",
-            with("/actor/id", json!("dr\u{202e}htims")),
-            "control_character",
-            "/actor/id",
-        ),
-        (
-            "a control character in a value",
-            with("/changes/0/old", json!(format!("{CANARY}\u{0}"))),
-            "control_character",
-            "/changes/0/old",
-        ),
-        (
-            "a control character in a note",
-            with("/reason/note", json!(format!("{CANARY}\u{1b}"))),
-            "control_character",
-            "/reason/note",
-        ),
-        ("a value nested too deep", with("/changes/0/old", nested(33)), "too_deep", "/changes/0/old"),
-        ("a value too large", with("/changes/0/old", json!("x".repeat(65_600))), "value_too_large", "/changes/0/old"),
-        ("a note too long", with("/reason/note", json!("x".repeat(8_200))), "too_long", "/reason/note"),
-        (
-            "201 changes",
-            with("/changes", (0..201).map(|n| json!({"field": "f", "new": n})).collect()),
-            "too_many",
-            "/changes",
-        ),
-        ("a change of nothing", with("/changes", json!([{"field": "f"}])), "change_empty", "/changes/0"),
-        (
-            "too many labels",
-            with("/sensitivity", (0..40).map(|n| json!(format!("L{n}"))).collect()),
-            "too_many",
-            "/sensitivity",
-        ),
-        ("a context key with a space", with("/context", json!({"a b": CANARY})), "key_invalid", "/context"),
-    ];
-    for (what, sent, code, pointer) in &cases {
+fn names(problem: &Value, code: &str, pointer: &str) -> bool {
+    let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    errors.iter().any(|it| it["code"] == code && it["pointer"] == pointer)
+}
+
+/// Every case alone, and all of them as one batch either way.
+async fn expect_refusals(app: &App, cases: &[Case]) {
+    let size = size_of(app).await;
+    for (what, sent, code, pointer) in cases {
         let answer = app.submitter().post("/v1/entries", sent).await;
-        refused(what, &answer, 422, code, Some(pointer));
+        let problem = answer.json();
+        assert!(problem["errors"].is_array(), "{what}: {answer:?}");
+        // Several things may be wrong at once; the first one names the problem.
+        let first = problem["errors"][0]["code"].as_str().unwrap().to_owned();
+        refused(what, &answer, 422, &first, None);
+        assert!(names(&problem, code, pointer), "{what}: no {code} at {pointer}: {problem:#}");
+        assert_eq!(size_of(app).await, size, "{what}: nothing refused goes in");
     }
-    let deep_enough = with("/changes/0/old", nested(32));
-    assert_eq!(app.submitter().post("/v1/entries", &deep_enough).await.status, 201, "32 deep is allowed");
-    assert_eq!(size_of(&app).await, size + 1, "nothing refused went in");
-    assert!(!app.log().contains(CANARY));
+    let lines: String = cases.iter().map(|(_, sent, _, _)| format!("{sent}\n")).collect();
+    let ndjson = "application/x-ndjson";
+    let partial = app.submitter().post_text("/v1/entries/batch?partial=true", ndjson, lines.clone()).await;
+    assert!(!partial.text.contains(CANARY), "a batch echoes a value: {}", partial.text);
+    let result = partial.json();
+    assert_eq!((&result["accepted"], &result["refused"]), (&json!(0), &json!(cases.len())), "{result:#}");
+    for (n, (what, _, code, pointer)) in cases.iter().enumerate() {
+        assert!(names(&result["results"][n], code, pointer), "{what}, in a batch: {:#}", result["results"][n]);
+    }
+    let whole = app.submitter().post_text("/v1/entries/batch", ndjson, lines).await;
+    let first = whole.json()["errors"][0].clone();
+    refused("all at once", &whole, 422, first["code"].as_str().unwrap(), None);
+    assert_eq!(first["line"], json!(1), "the line is named");
+    assert_eq!(size_of(app).await, size, "nothing refused goes in");
+    assert!(!app.log().contains(CANARY), "the log holds a value");
+}
+
+#[tokio::test]
+async fn unknown_fields_and_wrong_types_are_named_at_every_level() {
+    let app = App::spawn().await;
+    let objects = ["/actor", "/patient", "/record", "/reason", "/changes/0", "/disclosure", "/disclosure/recipient"];
+    let objects = objects.into_iter().chain(["/related/0", "/context"]);
+    let mut cases = Vec::new();
+    for level in objects.clone().chain([""]).filter(|it| *it != "/context") {
+        let place = format!("{level}/secret");
+        cases.push(case(format!("unknown {place}"), with(&place, json!(CANARY)), "unknown_field", &place));
+    }
+    for own in ["/sequence", "/source", "/received_at", "/leaf_hash", "/facts"] {
+        cases.push(case(format!("{own} from outside"), with(own, json!(7)), "unknown_field", own));
+    }
+    for object in objects {
+        for value in [json!(CANARY), json!(7), json!(true)] {
+            cases.push(case(format!("{value} for {object}"), with(object, value), "wrong_type", object));
+        }
+    }
+    for list in ["/changes", "/related", "/sensitivity"] {
+        for value in [json!(CANARY), json!(7), json!({"field": CANARY})] {
+            cases.push(case(format!("{value} for {list}"), with(list, value), "wrong_type", list));
+        }
+    }
+    let texts = "/id /action /outcome /occurred_at /ended_at /effective_at /actor/id /actor/name /actor/role /actor/type \
+        /actor/on_behalf_of /patient/id /record/type /record/id /record/version /category /sensitivity/0 /reason/code /reason/change \
+        /reason/note /changes/0/field /disclosure/recipient/name /disclosure/recipient/address /disclosure/description \
+        /disclosure/basis /related/0/type /related/0/id /context/session_id /context/ward";
+    for text in texts.split_whitespace() {
+        for value in [json!(7), json!(false), json!([CANARY]), json!({"a": CANARY})] {
+            cases.push(case(format!("{value} for {text}"), with(text, value), "wrong_type", text));
+        }
+    }
+    expect_refusals(&app, &cases).await;
+    let named = app.submitter().post("/v1/entries", &with("/actor/secret", json!(CANARY))).await;
+    assert!(named.json()["detail"].as_str().unwrap().contains("\"secret\""), "the field is named: {named:?}");
+    app.submitter().submit(&full()).await;
     app.finish();
 }
 
 #[tokio::test]
-async fn notes_are_required_where_the_vocabulary_says_so_and_retired_codes_are_refused() {
-    let reasons = "version='1'\nsystem='s'\n[[purpose]]\ncode='TREAT'\ndisplay='t'\n[[purpose]]\ncode='HSYSADMIN'\ndisplay='a'\n\
-                   [[purpose]]\ncode='OLD'\ndisplay='o'\nretired=true\n[[site]]\ncode='WARD'\ndisplay='w'\nmaps_to='TREAT'\n";
+async fn a_list_does_not_stand_for_an_object() {
+    let app = App::spawn().await;
+    let mut cases = Vec::new();
+    for object in
+        "/patient /actor /record /reason /changes/0 /disclosure /disclosure/recipient /related/0 /context".split(' ')
+    {
+        // As many items as the object has members, so that only their form is wrong.
+        for list in [json!([]), json!([CANARY]), json!([CANARY, CANARY]), json!(["TREAT", null, CANARY])] {
+            cases.push(case(format!("{list} for {object}"), with(object, list), "wrong_type", object));
+        }
+    }
+    cases.push(case(
+        "a listed actor",
+        with("/actor", json!([CANARY, CANARY, CANARY, "user", null])),
+        "wrong_type",
+        "/actor",
+    ));
+    expect_refusals(&app, &cases).await;
+    let listed = json!({"reason": ["HCOMPL", null, CANARY]});
+    let rotated = app.admin().post("/v1/keys/rotate", &listed).await;
+    refused("a listed reason of a rotation", &rotated, 422, "wrong_type", Some("/reason"));
+    app.finish();
+}
+
+#[tokio::test]
+async fn ids_are_short_visible_and_not_empty() {
+    let app = App::spawn().await;
+    let ids = "/actor/id /actor/role /actor/on_behalf_of /patient/id /record/type /record/id /record/version /category \
+        /sensitivity/0 /changes/0/field /disclosure/basis /related/0/type /related/0/id /context/session_id";
+    let mut cases = Vec::new();
+    for id in ids.split_whitespace() {
+        for blank in ["", " ", "\t\n", "\u{a0}\u{2003}"] {
+            cases.push(case(format!("{blank:?} for {id}"), with(id, json!(blank)), "empty", id));
+        }
+        for long in [format!("{CANARY}{}", "x".repeat(240)), "é".repeat(129)] {
+            cases.push(case(format!("{} bytes for {id}", long.len()), with(id, json!(long)), "too_long", id));
+        }
+        let marks =
+            "\u{0}\u{7}\n\u{7f}\u{85}\u{61c}\u{200b}\u{200e}\u{200f}\u{2028}\u{202a}\u{202e}\u{2066}\u{2069}\u{feff}";
+        for mark in marks.chars() {
+            let text = json!(format!("{CANARY}{mark}b"));
+            cases.push(case(format!("{mark:?} in {id}"), with(id, text), "control_character", id));
+        }
+    }
+    expect_refusals(&app, &cases).await;
+    app.submitter().submit(&with("/actor/id", json!("x".repeat(256)))).await;
+    app.submitter().submit(&with("/actor/id", json!("Zoë 李 O'Hara; DROP TABLE entry"))).await;
+    app.finish();
+}
+
+#[tokio::test]
+async fn ids_times_and_words_outside_the_rules_are_refused() {
+    let app = App::spawn().await;
+    let mut cases = Vec::new();
+    let short = "0193595e-7a3c-7cc2-9c1f-0d5c3f1b2a4";
+    let braced = "{0193595e-7a3c-7cc2-9c1f-0d5c3f1b2a44}";
+    let urn = "urn:uuid:0193595e-7a3c-7cc2-9c1f-0d5c3f1b2a44";
+    let simple = "0193595e7a3c7cc29c1f0d5c3f1b2a44";
+    let (nil, max) = ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff");
+    for id in [CANARY, "", short, braced, urn, simple, nil, max] {
+        cases.push(case(format!("id {id:?}"), with("/id", json!(id)), "id_invalid", "/id"));
+    }
+    let times = "yesterday|2026-11-24|2026-11-24T09:30:00|1764000000|2026-13-01T00:00:00Z|2026-02-30T00:00:00Z|2026-11-24T25:00:00Z|\
+        1799-12-31T00:00:00Z|2201-01-01T00:00:00Z|+12026-11-24T00:00:00Z|2026-11-24T09:30:00+99:00|CANARY-7f3a91c2d4|";
+    for place in ["/occurred_at", "/ended_at", "/effective_at"] {
+        for text in times.split('|') {
+            cases.push(case(format!("{text:?} for {place}"), with(place, json!(text)), "time_invalid", place));
+        }
+    }
+    let ahead = |seconds| Timestamp(chrono::Utc::now().timestamp_micros()).plus_seconds(seconds).to_string();
+    for place in ["/occurred_at", "/ended_at"] {
+        cases.push(case("beyond the skew", with(place, json!(ahead(600))), "time_in_future", place));
+        cases.push(case("the far future", with(place, json!("2190-01-01T00:00:00Z")), "time_in_future", place));
+    }
+    cases.push(case("the end first", with("/ended_at", json!("2026-01-01T23:59:59Z")), "time_order", "/ended_at"));
+    for action in ["", "Update", " update", "fly", CANARY, "reveal", "seal", "search", "vault_create", "token_create"] {
+        cases.push(case(format!("action {action:?}"), with("/action", json!(action)), "action_unknown", "/action"));
+    }
+    cases.push(case("no action", without("/action"), "action_missing", "/action"));
+    for outcome in ["", "Success", "maybe", CANARY] {
+        cases.push(case("an outcome", with("/outcome", json!(outcome)), "outcome_unknown", "/outcome"));
+    }
+    for kind in ["", "robot", CANARY] {
+        cases.push(case("an actor's type", with("/actor/type", json!(kind)), "actor_type_unknown", "/actor/type"));
+    }
+    for key in ["a b", "", "é", "a/b", "\u{202e}"] {
+        let mut sent = full();
+        sent["context"][key] = json!(CANARY);
+        cases.push(case(format!("context key {key:?}"), sent, "key_invalid", "/context"));
+    }
+    expect_refusals(&app, &cases).await;
+    app.submitter().submit(&with("/ended_at", json!(ahead(60)))).await;
+    app.finish();
+}
+
+#[tokio::test]
+async fn the_parts_that_an_action_needs_are_asked_for() {
+    let app = App::spawn().await;
+    let of_record = ["patient_required /patient/id", "record_required /record"].map(str::to_owned).to_vec();
+    let more = |part: &str| [of_record.clone(), vec![part.to_owned()]].concat();
+    let change = more("changes_required /changes");
+    for (actions, expected) in [
+        ("create update delete", change),
+        ("read print copy export merge", of_record.clone()),
+        ("disclose", more("disclosure_required /disclosure")),
+        ("grant revoke", of_record[1..].to_vec()),
+        ("query login logout login_failed", Vec::new()),
+    ] {
+        for action in actions.split(' ') {
+            let sent = json!({"action": action, "actor": {"id": CANARY}, "reason": {"code": "TREAT", "note": CANARY}});
+            let answer = app.submitter().post("/v1/entries", &sent).await;
+            if expected.is_empty() {
+                assert_eq!(answer.status, 201, "{action}: {answer:?}");
+                continue;
+            }
+            let first = expected[0].split_once(' ').unwrap();
+            refused(action, &answer, 422, first.0, Some(first.1));
+            let problem = answer.json();
+            let told = |it: &Value| format!("{} {}", it["code"].as_str().unwrap(), it["pointer"].as_str().unwrap());
+            let found: Vec<_> = problem["errors"].as_array().unwrap().iter().map(told).collect();
+            assert_eq!(found, expected, "{action}");
+        }
+    }
+    let mut nobody = with("/action", json!("disclose"));
+    nobody["disclosure"]["recipient"] = json!({"address": CANARY});
+    let cases = [
+        case("no actor", without("/actor"), "missing", "/actor/id"),
+        case("an actor without id", without("/actor/id"), "missing", "/actor/id"),
+        case("a patient without id", without("/patient/id"), "missing", "/patient/id"),
+        case("a record without id", without("/record/id"), "missing", "/record/id"),
+        case("a record without type", without("/record/type"), "missing", "/record/type"),
+        case("something related without id", without("/related/0/id"), "missing", "/related/0/id"),
+        case("no change", with("/changes", json!([])), "changes_required", "/changes"),
+        case("a change without field", without("/changes/0/field"), "missing", "/changes/0/field"),
+        case("a change of nothing", with("/changes/0", json!({"field": CANARY})), "change_empty", "/changes/0"),
+        case("a recipient without name", nobody, "missing", "/disclosure/recipient/name"),
+    ];
+    expect_refusals(&app, &cases).await;
+    app.finish();
+}
+
+#[tokio::test]
+async fn reasons_must_be_known_and_the_refusal_lists_those_that_would_do() {
+    let app = App::spawn().await;
+    let mut cases = vec![
+        case("no reason", without("/reason"), "reason_missing", "/reason/code"),
+        case("a reason without code", without("/reason/code"), "reason_missing", "/reason/code"),
+        case("an empty code", with("/reason/code", json!("")), "reason_missing", "/reason/code"),
+    ];
+    for code in [CANARY, "treat", " TREAT", "PurposeOfUse", "NEWDATA"] {
+        cases.push(case(format!("reason {code}"), with("/reason/code", json!(code)), "reason_unknown", "/reason/code"));
+    }
+    for code in [CANARY, "", "newdata", "TREAT"] {
+        cases.push(case("a change code", with("/reason/change", json!(code)), "change_unknown", "/reason/change"));
+    }
+    for (action, change) in
+        [("update", "NORECMTCHX"), ("create", "FIXDATA"), ("delete", "NEWDATA"), ("read", "CHGDATA")]
+    {
+        let mut sent = with("/action", json!(action));
+        sent["reason"]["change"] = json!(change);
+        let code = if change.ends_with('X') { "change_unknown" } else { "change_not_allowed" };
+        cases.push(case(format!("{change} on {action}"), sent, code, "/reason/change"));
+    }
+    for (code, action, change) in [("OVRER", "read", None), ("BTG", "update", None), ("TREAT", "delete", Some("EIE"))] {
+        for note in [Value::Null, json!(""), json!(" \n\u{a0}")] {
+            let mut sent = with("/action", json!(action));
+            sent["reason"] = json!({"code": code, "change": change, "note": note});
+            cases.push(case(format!("{code} {change:?} with {note}"), sent.clone(), "note_required", "/reason/note"));
+            sent["reason"]["note"] = json!("unconscious, no proxy");
+            app.submitter().submit(&sent).await;
+        }
+    }
+    expect_refusals(&app, &cases).await;
+    for (place, codes) in [("/reason/code", "HCOMPL TREAT BTG"), ("/reason/change", "NEWDATA CHGDATA EIE")] {
+        let detail =
+            app.submitter().post("/v1/entries", &with(place, json!("NOPE"))).await.json()["detail"].to_string();
+        assert!(codes.split(' ').all(|code| detail.contains(code)), "{place} says what would do: {detail}");
+    }
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_retired_or_misplaced_code_of_the_sites_own_vocabulary_is_refused() {
+    let purpose = |code: &str, rest: &str| format!("[[purpose]]\ncode='{code}'\ndisplay='d'\n{rest}\n");
+    let reasons = ["version='1'\nsystem='s'\n".to_owned(), purpose("TREAT", ""), purpose("HSYSADMIN", "")].concat()
+        + &purpose("OLD", "retired=true")
+        + &purpose("NURSING", "roles=['nurse']")
+        + &purpose("READING", "actions=['read']")
+        + &purpose("BOTH", "change_required=true")
+        + "[[change]]\ncode='NEWDATA'\ndisplay='n'\n[[change]]\ncode='GONE'\ndisplay='g'\nretired=true\n\
+           [[site]]\ncode='WARD'\ndisplay='w'\nmaps_to='TREAT'\n[[site]]\ncode='ATTIC'\ndisplay='a'\nmaps_to='TREAT'\nretired=true\n";
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reasons.toml");
     std::fs::write(&path, reasons).unwrap();
     let env = vec![("PHIVAULT_ENTRIES__REASONS".into(), path.display().to_string())];
     let app = App::spawn_with(Options { env, ..Options::default() }).await;
-    let answer = app.submitter().post("/v1/entries", &with("/reason", json!({"code": "OLD"}))).await;
-    refused("a retired code", &answer, 422, "reason_retired", Some("/reason/code"));
-    assert!(answer.text.contains("WARD") && answer.text.contains("TREAT"), "says what would do: {}", answer.text);
-    app.submitter().submit(&with("/reason", json!({"code": "WARD"}))).await;
-    app.finish();
-
-    let app = App::spawn().await;
-    let needs_note = [("OVRER", "read", None), ("BTG", "update", None), ("TREAT", "delete", Some("EIE"))];
-    for (code, action, change) in needs_note {
-        let mut sent = with("/reason", json!({"code": code, "change": change}));
-        sent["action"] = json!(action);
-        let answer = app.submitter().post("/v1/entries", &sent).await;
-        refused(code, &answer, 422, "note_required", Some("/reason/note"));
-        sent["reason"]["note"] = json!("  ");
-        refused(code, &app.submitter().post("/v1/entries", &sent).await, 422, "note_required", Some("/reason/note"));
-        sent["reason"]["note"] = json!("unconscious, no proxy");
-        app.submitter().submit(&sent).await;
-    }
-    let mut disclosure = with("/action", json!("disclose"));
-    disclosure["reason"] = json!({"code": "PUBHLTH"});
-    refused(
-        "no recipient",
-        &app.submitter().post("/v1/entries", &disclosure).await,
-        422,
-        "disclosure_required",
-        Some("/disclosure"),
-    );
-    disclosure["disclosure"] = json!({"description": CANARY});
-    refused(
-        "no name",
-        &app.submitter().post("/v1/entries", &disclosure).await,
-        422,
-        "missing",
-        Some("/disclosure/recipient/name"),
-    );
-    app.finish();
-}
-
-#[tokio::test]
-async fn bodies_that_are_no_submission_are_refused() {
-    let app = App::spawn().await;
-    let size = size_of(&app).await;
-    let good = entry().to_string();
-    let texts: Vec<(&str, Vec<u8>, u16, &str)> = vec![
-        ("nothing", Vec::new(), 400, "invalid_json"),
-        ("broken JSON", format!("{{\"action\": \"{CANARY}").into_bytes(), 400, "invalid_json"),
-        ("a tail", format!("{good} {CANARY}").into_bytes(), 400, "invalid_json"),
-        ("no UTF-8", [b"{\"action\":\"".as_slice(), &[0xff, 0xfe], b"\"}"].concat(), 400, "invalid_json"),
-        ("an array", format!("[{good}]").into_bytes(), 422, "wrong_type"),
-        ("a text", format!("\"{CANARY}\"").into_bytes(), 422, "wrong_type"),
-        ("a key twice", good.replacen('{', "{\"action\":\"read\",", 1).into_bytes(), 422, "duplicate_key"),
-        (
-            "a key twice in a value",
-            good.replace("\"Hypertension\"", "{\"a\":1,\"a\":2}").into_bytes(),
-            422,
-            "duplicate_key",
-        ),
-        ("a lone surrogate", good.replace("\"Hypertension\"", "\"\\ud800\"").into_bytes(), 400, "invalid_json"),
-        ("a raw control character", good.replace("\"Hypertension\"", "\"\u{1}\"").into_bytes(), 400, "invalid_json"),
-        ("1e400", good.replace("\"Hypertension\"", "1e400").into_bytes(), 422, "number_inexact"),
-        ("2^64", good.replace("\"Hypertension\"", "18446744073709551616").into_bytes(), 422, "number_inexact"),
-        ("20 digits", good.replace("\"Hypertension\"", "0.12345678901234567890").into_bytes(), 422, "number_inexact"),
-        (
-            "a word of serde's",
-            good.replace("\"Hypertension\"", "{\"$serde_json::private::Number\":\"5\"}").into_bytes(),
-            400,
-            "invalid_json",
-        ),
-        ("60,000 brackets", "[".repeat(60_000).into_bytes(), 422, "wrong_type"),
-        (
-            "60,000 brackets in a value",
-            good.replace("\"Hypertension\"", &"[".repeat(60_000)).into_bytes(),
-            400,
-            "invalid_json",
-        ),
-        ("a body too large", format!("{{\"action\":\"{}\"}}", "x".repeat(1 << 20)).into_bytes(), 413, "body_too_large"),
-    ];
-    for (what, body, status, code) in texts {
-        let answer = app.submitter().post_text("/v1/entries", "application/json", body).await;
-        refused(what, &answer, status, code, None);
-    }
-    let answer = app.submitter().post_text("/v1/entries", "text/plain", good.clone()).await;
-    refused("another type", &answer, 415, "media_type", None);
-    let request = app.submitter().request(reqwest::Method::POST, "/v1/entries");
-    let request =
-        request.header("content-type", "application/json").header("content-encoding", "gzip").body(good.clone());
-    refused("compressed", &app.submitter().send(request).await, 415, "content_encoding", None);
-    let many = "{}\n".repeat(10_001);
-    refused(
-        "10,001 lines",
-        &app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", many).await,
-        413,
-        "too_many_lines",
-        None,
-    );
-    refused(
-        "no line",
-        &app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", "\n\n").await,
-        422,
-        "empty",
-        None,
-    );
-    refused(
-        "no array",
-        &app.submitter().post_text("/v1/entries/batch", "application/json", good).await,
-        400,
-        "invalid_json",
-        None,
-    );
-    assert_eq!(size_of(&app).await, size);
-    assert!(!app.log().contains(CANARY));
-    app.finish();
-}
-
-#[tokio::test]
-async fn wrong_questions_are_refused() {
-    let app = App::spawn().await;
-    for n in 0..5 {
-        app.submitter().submit(&with("/record/id", json!(format!("c-{n}")))).await;
-    }
-    let page = app.officer().get("/v1/entries?actor=dr_smith&limit=2").await.json();
-    let next = page["next"].as_str().unwrap().to_owned();
-    let flipped = format!("{}{}", if next.starts_with("00") { "01" } else { "00" }, &next[2..]);
-    let unknown = "0193595e-0000-7000-8000-000000000000";
+    let because = |code: &str| with("/reason/code", json!(code));
+    let bare = with("/reason", json!({"code": "BOTH"}));
     let cases = [
-        ("GET", format!("/v1/entries?actor=dr_smith&cursor={CANARY}"), 400, "cursor_invalid"),
-        ("GET", format!("/v1/entries?actor=dr_smith&cursor={flipped}"), 400, "cursor_invalid"),
-        ("GET", format!("/v1/entries?actor=dr_jones&cursor={next}"), 400, "cursor_invalid"),
-        ("GET", format!("/v1/entries?actor=dr_smith&order=oldest&cursor={next}"), 400, "cursor_invalid"),
-        ("GET", format!("/v1/entries?colour={CANARY}"), 400, "unknown_field"),
-        ("GET", format!("/v1/entries?limit={CANARY}"), 400, "wrong_type"),
-        ("GET", "/v1/entries?limit=0".into(), 400, "limit_invalid"),
-        ("GET", "/v1/entries?limit=1001".into(), 400, "limit_invalid"),
-        ("GET", format!("/v1/entries?from={CANARY}"), 400, "parameter_invalid"),
-        ("GET", "/v1/entries?record_id=c-1".into(), 400, "missing"),
-        ("GET", "/v1/entries?break_glass=perhaps".into(), 400, "wrong_type"),
-        ("GET", format!("/v1/entries/{unknown}"), 404, "not_found"),
-        ("GET", format!("/v1/entries/{CANARY}"), 404, "not_found"),
-        ("GET", format!("/v1/entries/{unknown}/proof"), 404, "not_found"),
-        ("GET", "/v1/nothing".into(), 404, "no_such_route"),
-        ("GET", "/v1/../etc/passwd".into(), 404, "no_such_route"),
-        ("PUT", "/v1/entries".into(), 405, "method_not_allowed"),
-        ("DELETE", format!("/v1/entries/{unknown}"), 405, "method_not_allowed"),
-        ("GET", "/v1/reports/access".into(), 422, "reason_missing"),
-        ("GET", format!("/v1/reports/access?reason={CANARY}"), 422, "reason_unknown"),
-        ("GET", "/v1/reports/access?reason=HCOMPL&format=xml".into(), 400, "parameter_invalid"),
-        ("GET", "/v1/reports/access?reason=HCOMPL&time_zone=Mars".into(), 400, "parameter_invalid"),
+        case("a retired code", because("OLD"), "reason_retired", "/reason/code"),
+        case("a retired site code", because("ATTIC"), "reason_retired", "/reason/code"),
+        case("a code of another role", because("NURSING"), "reason_not_allowed", "/reason/code"),
+        case("a code of another action", because("READING"), "reason_not_allowed", "/reason/code"),
+        case("a code of the standard that this site dropped", because("HCOMPL"), "reason_unknown", "/reason/code"),
+        case("a change code is needed", bare, "change_missing", "/reason/change"),
+        case("a retired change", with("/reason/change", json!("GONE")), "change_not_allowed", "/reason/change"),
     ];
-    for (method, path, status, code) in &cases {
-        let request = app.officer().request(method.parse().unwrap(), path);
-        let what = format!("{method} {path}");
-        let answer = app.officer().send(request).await;
-        refused(&what, &answer, *status, code, None);
-    }
-    let other = app.make_token(phivault::domain::caller::Role::Officer, "other-officer").await;
-    let answer = app.with_token(&other).get(&format!("/v1/entries?actor=dr_smith&limit=2&cursor={next}")).await;
-    refused("another token's cursor", &answer, 400, "cursor_invalid", None);
-    let reason = json!({"code": "HCOMPL"});
-    let ids: Vec<_> = (0..1_001).map(|_| unknown).collect();
-    for (what, body, status, code) in [
-        ("no ids", json!({"ids": [], "reason": reason}), 422, "too_many"),
-        ("1,001 ids", json!({"ids": ids, "reason": reason}), 422, "too_many"),
-        ("an id that is none", json!({"ids": [CANARY], "reason": reason}), 422, "id_invalid"),
-        ("an unknown id", json!({"ids": [unknown], "reason": reason}), 404, "not_found"),
-        ("no reason", json!({"ids": [unknown]}), 422, "reason_missing"),
-    ] {
-        refused(what, &app.officer().post("/v1/reveal", &body).await, status, code, None);
-    }
-    app.finish();
-}
-
-/// What the server says to raw bytes.
-fn raw(app: &App, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(app.url().trim_start_matches("http://")).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // The server may hang up before it has read all of it.
-    drop(stream.write_all(bytes));
-    let mut answer = Vec::new();
-    drop(stream.read_to_end(&mut answer));
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-#[tokio::test]
-async fn malformed_http_is_refused_and_the_server_lives() {
-    let env = vec![("PHIVAULT_LIMITS__BODY_SECONDS".into(), "1".into())];
-    let app = App::spawn_with(Options { env, ..Options::default() }).await;
-    let auth = format!(
-        "Host: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nConnection: close\r\n",
-        app.submitter().token
-    );
-    let headers: String = (0..5_000).map(|n| format!("X-{n}: y\r\n")).collect();
-    for (what, bytes) in [
-        ("garbage", "\u{1}\u{2} garbage\r\n\r\n".to_owned()),
-        (
-            "two lengths",
-            format!("POST /v1/entries HTTP/1.1\r\n{auth}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}"),
-        ),
-        (
-            "length and chunks",
-            format!(
-                "POST /v1/entries HTTP/1.1\r\n{auth}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-            ),
-        ),
-        ("5,000 headers", format!("GET /healthz HTTP/1.1\r\n{headers}\r\n")),
-        ("a long path", format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(200_000))),
-    ] {
-        let answer = raw(&app, bytes.as_bytes());
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {}", &answer[..answer.len().min(200)]);
-    }
-    let answer = raw(&app, format!("POST /v1/entries HTTP/1.1\r\n{auth}Content-Length: 200\r\n\r\n{{\"act").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_timeout"), "a body that never comes: {answer}");
-    let chunked = format!(
-        "POST /v1/entries HTTP/1.1\r\n{auth}Transfer-Encoding: chunked\r\n\r\n200000\r\n{}\r\n0\r\n\r\n",
-        "x".repeat(0x20_0000)
-    );
-    let answer = raw(&app, chunked.as_bytes());
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "chunks beyond the limit: {answer}");
-    app.submitter().submit(&entry()).await;
-    app.finish();
-}
-
-#[test]
-fn whatever_bytes_come_the_answer_is_proper_and_the_vault_stays_intact() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let app = runtime.block_on(App::spawn());
-    let good = entry().to_string().into_bytes();
-    let edits = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 1..6);
-    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(edits in edits)| {
-        let mut body = good.clone();
-        for (at, byte, how) in edits {
-            let at = at.index(body.len());
-            match how {
-                0 => body[at] = byte,
-                1 => body.insert(at, byte),
-                _ => drop(body.remove(at)),
-            }
-        }
-        let answer = runtime.block_on(app.submitter().post_text("/v1/entries", "application/json", body));
-        prop_assert!([200, 201, 400, 409, 422].contains(&answer.status), "{answer:?}");
-        if answer.status >= 400 {
-            prop_assert!(answer.json()["code"].is_string());
-        }
-    });
+    expect_refusals(&app, &cases).await;
+    let detail = app.submitter().post("/v1/entries", &because("OLD")).await.json()["detail"].to_string();
+    assert!(["WARD", "TREAT"].iter().all(|code| detail.contains(code)), "it says what would do: {detail}");
+    let wrong = ["OLD", "ATTIC", "NURSING", "READING"];
+    assert!(!wrong.iter().any(|code| detail.contains(code)), "it says nothing that would not do: {detail}");
+    app.submitter().submit(&because("WARD")).await;
+    app.submitter().submit(&because("BOTH")).await;
     app.finish();
 }
