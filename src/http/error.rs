@@ -185,7 +185,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if status == StatusCode::REQUEST_TIMEOUT || status == StatusCode::PAYLOAD_TOO_LARGE {
-            // The rest of the body is not waited for.
+            // The rest of a body of declared length is not waited for; `frame` sees to the others.
             response.force_close();
         }
         let mut response = response.finish();

@@ -1,15 +1,21 @@
 //! The outermost layer: every request gets an id, every answer its headers, every failure its problem and one line in the
 //! diagnostics. What is logged is method, route template, status, time and id; never a path, query, header or body.
 
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::web::Data;
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::web::{Bytes, Data};
+use actix_web::{HttpMessage, HttpResponse, ResponseError};
+use futures_core::Stream;
 use uuid::Uuid;
 
 use super::Api;
@@ -27,13 +33,14 @@ const HEADERS: [(HeaderName, &str); 5] = [
 
 /// Wraps every request.
 pub(super) async fn frame(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let began = Instant::now();
     let request_id = Uuid::now_v7().to_string();
     let method = request.method().clone();
     let api = request.app_data::<Data<Api>>().cloned();
+    let unread = hold_chunks(&mut request);
     // Handlers' errors arrive as responses; nothing below this layer fails otherwise.
     let mut response = next.call(request).await?.map_into_boxed_body();
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
@@ -67,7 +74,55 @@ pub(super) async fn frame(
     if let Some(api) = api {
         api.metrics.request(method.as_str(), &route, status.as_u16(), began.elapsed());
     }
-    Ok(response)
+    Ok(match unread {
+        Some(unread) => response.map_body(|_, body| BoxBody::new(Held { body, _unread: unread })),
+        None => response,
+    })
+}
+
+/// A payload that handler and answer share.
+type Shared = Rc<RefCell<Payload>>;
+
+/// Takes a share of a body without a declared length.
+///
+/// actix waits without a deadline for the end of such a body once every reader of it is gone, so a client that never ends it
+/// would keep its connection for ever. While a share lives until the answer is sent, actix closes the connection instead.
+fn hold_chunks(request: &mut ServiceRequest) -> Option<Shared> {
+    if !request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    let shared = Rc::new(RefCell::new(request.take_payload()));
+    request.set_payload(Payload::Stream { payload: Box::pin(Reading(shared.clone())) });
+    Some(shared)
+}
+
+/// The handler's share of a payload.
+struct Reading(Shared);
+
+impl Stream for Reading {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_next(context)
+    }
+}
+
+/// An answer's body that keeps its share of the request's until it is sent.
+struct Held {
+    body: BoxBody,
+    _unread: Shared,
+}
+
+impl MessageBody for Held {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
 }
 
 /// A failure that actix itself answered, such as a malformed request; its text is replaced by ours.
