@@ -27,3 +27,5 @@ pub const CURSOR: &[u8] = b"phivault/v1/cursor";
 pub const STATE_DIGEST: &[u8] = b"phivault/v1/digest-of-state";
 /// Leaf of the tree that a seal entry commits to.
 pub const SEAL_LEAF: &[u8] = b"phivault/v1/leaf-of-seal";
+/// Digest over all state rows that a seal entry commits to.
+pub const STATE_ROOT: &[u8] = b"phivault/v1/root-of-state";

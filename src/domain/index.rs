@@ -1,5 +1,7 @@
 //! Which terms an entry can be found by. The store keeps postings for them; what they mean is decided here.
 
+use sha2::{Digest, Sha256};
+
 use super::action::Outcome;
 use super::meta::{Meta, Patient};
 
@@ -37,7 +39,8 @@ pub enum Dimension {
     OtherPatient = 14,
 }
 
-/// A value of a dimension, reduced to 64 bits. Different values may share a term, so what is found is checked again.
+/// A value of a dimension, reduced to 64 bits of its SHA-256. Different values may still share a term, so what is found is
+/// checked again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Term {
     /// The dimension.
@@ -49,19 +52,13 @@ pub struct Term {
 impl Term {
     /// The term of a value made of parts.
     pub fn new(dimension: Dimension, parts: &[&[u8]]) -> Self {
-        // FNV-1a over length-prefixed parts, then a finaliser so that all bits are spread; no secret depends on it.
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut eat = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        for part in parts {
-            part.len().to_le_bytes().into_iter().for_each(&mut eat);
-            part.iter().copied().for_each(&mut eat);
-        }
-        hash ^= hash >> 33;
-        hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-        hash ^= hash >> 33;
-        hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        hash ^= hash >> 33;
-        Self { dimension, key: hash }
+        // Whoever submits chooses ids and names, so that two values share a term must cost work, and it does: 64 bits of a
+        // cryptographic hash. Nobody needs a key to work it out, for a verifier has none.
+        let hash = parts
+            .iter()
+            .fold(Sha256::new(), |hash, part| hash.chain_update((part.len() as u64).to_be_bytes()).chain_update(part));
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
+        Self { dimension, key: u64::from_be_bytes([a, b, c, d, e, f, g, h]) }
     }
 
     /// The term of a patient.

@@ -1,8 +1,11 @@
 //! Reading request bodies: bounded in size and time, of the declared type, never compressed.
 
+use std::pin::Pin;
+
 use actix_web::HttpRequest;
 use actix_web::http::{StatusCode, header};
-use actix_web::web::{Bytes, Payload};
+use actix_web::web::Payload;
+use futures_core::Stream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::vault::VaultError;
@@ -21,9 +24,12 @@ pub(super) fn media_type(request: &HttpRequest) -> String {
     header.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
 }
 
+/// Room made for a body before its first byte; the rest as it grows.
+const FIRST_ROOM: usize = 64 << 10;
+
 /// A body and the room it takes of all that are in flight; dropped together.
 pub(super) struct Body {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -61,20 +67,37 @@ pub(super) async fn read(
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
-    let kib = u32::try_from(declared.unwrap_or(limit) / 1024 + 1).unwrap_or(u32::MAX);
-    let room = api.bodies.clone().try_acquire_many_owned(kib).map_err(|_| ApiError::Vault(VaultError::Busy))?;
-    match tokio::time::timeout(api.body_deadline(), payload.to_bytes_limited(limit)).await {
-        Ok(Ok(Ok(bytes))) => Ok(Body { bytes, _room: room }),
-        Ok(Ok(Err(_))) => {
-            Err(ApiError::http(StatusCode::BAD_REQUEST, "body_broken", "The body broke off; nothing was taken."))
-        }
-        Ok(Err(_)) => Err(too_large(limit)),
+    match tokio::time::timeout(api.body_deadline(), collect(api, payload, declared.unwrap_or(0), limit)).await {
+        Ok(result) => result,
         Err(_) => Err(ApiError::http(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             "The body did not arrive in time; nothing was taken.",
         )),
     }
+}
+
+/// Takes room as bytes arrive, not as they are announced: who sends slowly holds only what was sent.
+async fn collect(api: &Api, mut payload: Payload, declared: usize, limit: usize) -> ApiResult<Body> {
+    let mut bytes = Vec::with_capacity(declared.min(FIRST_ROOM));
+    let mut room = take_room(api, 0)?;
+    while let Some(part) = std::future::poll_fn(|context| Pin::new(&mut payload).poll_next(context)).await {
+        let part = part.map_err(|_| {
+            ApiError::http(StatusCode::BAD_REQUEST, "body_broken", "The body broke off; nothing was taken.")
+        })?;
+        if bytes.len() + part.len() > limit {
+            return Err(too_large(limit));
+        }
+        let (before, after) = (bytes.len().div_ceil(1024), (bytes.len() + part.len()).div_ceil(1024));
+        room.merge(take_room(api, after - before)?);
+        bytes.extend_from_slice(&part);
+    }
+    Ok(Body { bytes, _room: room })
+}
+
+fn take_room(api: &Api, kib: usize) -> ApiResult<OwnedSemaphorePermit> {
+    let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+    api.bodies.clone().try_acquire_many_owned(kib).map_err(|_| ApiError::Vault(VaultError::Busy))
 }
 
 fn too_large(limit: usize) -> ApiError {

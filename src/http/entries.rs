@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::{EntryView, Receipt};
 use crate::domain::issue::Issue;
@@ -96,7 +97,7 @@ pub(super) async fn submit(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    may_submit(&api, &caller).await?;
+    may(&api, &caller, Permission::Submit, Action::SUBMIT).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let submission: Submission = json::parse(&body)?;
     let answer = |status, receipt, duplicate| HttpResponse::build(status).json(Submitted { receipt, duplicate });
@@ -126,7 +127,7 @@ pub(super) async fn batch(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    may_submit(&api, &caller).await?;
+    may(&api, &caller, Permission::Submit, Action::SUBMIT).await?;
     let params = params::<BatchParams>(&request)?;
     let body = body::read(&api, &request, payload, &[NDJSON, JSON], api.limits.batch_bytes).await?;
     let is_array = body::media_type(&request) == JSON;
@@ -150,6 +151,7 @@ pub(super) async fn batch(
     (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only officers and auditors may."),
     (status = 503, body = Problem, description = "The search could not be recorded, so it was not made.")))]
 pub(super) async fn search(api: Data<Api>, caller: Caller, request: HttpRequest) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Search, Action::SEARCH).await?;
     let asked = params::<QueryIn>(&request)?;
     page(api, caller, asked).await
 }
@@ -169,6 +171,7 @@ pub(super) async fn query(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Search, Action::SEARCH).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked = json::parse(&body)?;
     page(api, caller, asked).await
@@ -180,6 +183,7 @@ pub(super) async fn query(
     (status = 403, body = Problem, description = "Only officers and auditors may."), (status = 404, body = Problem, description = "There is no such entry."),
     (status = 503, body = Problem, description = "The access could not be recorded, so it was not made.")))]
 pub(super) async fn entry(api: Data<Api>, caller: Caller, id: Path<String>) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Search, Action::SEARCH).await?;
     let id = entry_id(&id)?;
     Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.entry(&caller, id)?)).await?))
 }
@@ -189,13 +193,14 @@ async fn page(api: Data<Api>, caller: Caller, asked: QueryIn) -> ApiResult<HttpR
     Ok(HttpResponse::Ok().json(EntryPage { entries: page.entries, next: page.next }))
 }
 
-/// Refuses a wrong role before its body is read. Recording the denial blocks, so it is done off the async threads.
-async fn may_submit(api: &Data<Api>, caller: &Caller) -> ApiResult<()> {
-    if caller.role.may(Permission::Submit) {
+/// Refuses a wrong role before anything of its input is read. Recording the denial blocks, so it is done off the async
+/// threads.
+pub(super) async fn may(api: &Data<Api>, caller: &Caller, permission: Permission, action: Action) -> ApiResult<()> {
+    if caller.role.may(permission) {
         return Ok(());
     }
     let (api, caller) = (api.clone(), caller.clone());
-    blocking(move || Ok(api.vault.may_submit(&caller)?)).await
+    blocking(move || Ok(api.vault.may(&caller, permission, action)?)).await
 }
 
 /// Runs what blocks off the async threads.

@@ -5,14 +5,15 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::domain::caller::Caller;
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
 use crate::domain::submission::{ReasonIn, object};
 use crate::vault::{KeyList, Rotated};
 
 use super::Api;
 use super::body::{self, JSON};
-use super::entries::blocking;
+use super::entries::{blocking, may};
 use super::error::{ApiResult, Problem};
 
 /// Why keys are rotated.
@@ -48,6 +49,7 @@ pub(super) async fn rotate(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::RotateKeys, Action::KEY_ROTATE).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: RotateIn = json::parse(&body)?;
     Ok(HttpResponse::Ok()

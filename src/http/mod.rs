@@ -32,6 +32,9 @@ mod tokens;
 pub use error::ApiError;
 pub use openapi::document;
 
+/// Threads that parse and answer; what blocks runs beside them.
+const WORKERS: usize = 2;
+
 /// What the server is bounded by.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -88,8 +91,9 @@ impl Server {
                 .configure(routes::all)
                 .default_service(web::to(frame::no_such_route))
         })
-        .workers(2)
-        .max_connections(connections)
+        .workers(WORKERS)
+        // The bound is each worker's own.
+        .max_connections(connections.div_ceil(WORKERS))
         .keep_alive(Duration::from_secs(15))
         .client_request_timeout(Duration::from_secs(5))
         .client_disconnect_timeout(Duration::from_secs(2))

@@ -6,7 +6,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::caller::Caller;
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
 use crate::domain::issue::Issue;
 use crate::domain::reason::{Change, Purpose, Site};
 use crate::domain::report::{AccessReport, ActorReport, csv_cell};
@@ -15,7 +16,7 @@ use crate::domain::time::parse_offset;
 use crate::vault::AccessAsked;
 
 use super::Api;
-use super::entries::{blocking, params};
+use super::entries::{blocking, may, params};
 use super::error::{ApiError, ApiResult, Problem};
 
 /// What an access report is asked for.
@@ -61,6 +62,7 @@ pub(super) struct Reasons {
     (status = 403, body = Problem, description = "Only officers and auditors may."), (status = 422, body = Problem, description = "The reason will not do."),
     (status = 503, body = Problem, description = "The report could not be recorded, so it was not made.")))]
 pub(super) async fn access(api: Data<Api>, caller: Caller, request: HttpRequest) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Report, Action::REPORT).await?;
     let params = params::<AccessParams>(&request)?;
     let zone = params.time_zone.as_deref().unwrap_or("Z");
     // In a query string a bare + means a space; people write +02:00 all the same.

@@ -5,7 +5,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::caller::Caller;
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::Revealed;
 use crate::domain::issue::Issue;
 use crate::domain::json;
@@ -14,7 +15,7 @@ use crate::vault::MAX_REVEAL;
 
 use super::Api;
 use super::body::{self, JSON};
-use super::entries::{blocking, entry_id};
+use super::entries::{blocking, entry_id, may};
 use super::error::{ApiResult, Problem};
 
 /// Why one entry is revealed.
@@ -63,6 +64,7 @@ pub(super) async fn one(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Reveal, Action::REVEAL).await?;
     let id = entry_id(&id)?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: RevealIn = json::parse(&body)?;
@@ -87,6 +89,7 @@ pub(super) async fn many(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Reveal, Action::REVEAL).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: RevealManyIn = json::parse(&body)?;
     let ids = asked.ids.unwrap_or_default();

@@ -5,14 +5,15 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::caller::Caller;
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
 use crate::domain::submission::ReasonIn;
 use crate::vault::{TokenIn, TokenMade, TokenView};
 
 use super::Api;
 use super::body::{self, JSON};
-use super::entries::{blocking, params};
+use super::entries::{blocking, may, params};
 use super::error::{ApiResult, Problem};
 
 /// All tokens.
@@ -55,6 +56,7 @@ pub(super) async fn create(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::ManageTokens, Action::TOKEN_CREATE).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: TokenIn = json::parse(&body)?;
     Ok(HttpResponse::Created().json(blocking(move || Ok(api.vault.create_token(&caller, asked)?)).await?))
@@ -74,6 +76,7 @@ pub(super) async fn revoke(
     id: Path<String>,
     request: HttpRequest,
 ) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::ManageTokens, Action::TOKEN_REVOKE).await?;
     let reason =
         params::<RevokeParams>(&request)?.reason.map(|code| ReasonIn { code: Some(code), ..ReasonIn::default() });
     blocking(move || Ok(api.vault.revoke_token(&caller, &id, reason)?)).await?;

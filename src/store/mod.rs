@@ -4,6 +4,7 @@
 //! returns any. [`Store`] is the contract; its comments are binding for every back end.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::domain::index::Term;
 use crate::ledger::hash::Hash;
@@ -157,4 +158,8 @@ pub trait Store: Send + Sync {
 
     /// Bytes of the database, its write-ahead log included, for metrics.
     fn disk_bytes(&self) -> u64;
+
+    /// The same store with up to `readers` connections of its own, so that whoever uses it never waits for those who read
+    /// much.
+    fn apart(&self, readers: usize) -> Arc<dyn Store>;
 }

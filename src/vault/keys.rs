@@ -17,11 +17,7 @@ use crate::keyfile::{self, KeyPaths};
 use super::Vault;
 use super::error::{OpenError, VaultError};
 use super::record::Note;
-
-/// Names of the facts that tie a keyring file to the ledger.
-pub(super) const GENERATION: &str = "keyring_generation";
-/// See [`GENERATION`].
-pub(super) const DIGEST: &str = "keyring_digest";
+use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION};
 
 /// The keyring and what is needed to write the next one.
 pub(super) struct Keys {
@@ -74,7 +70,7 @@ pub struct Rotated {
 impl Keys {
     /// Opens the keyring that the ledger knows as the newest, in its place or beside it if the process died in a rotation.
     pub(super) fn open(paths: &KeyPaths, unlock: &Unlock, newest: &Meta) -> Result<Self, OpenError> {
-        let recorded = newest.fact(DIGEST).unwrap_or_default();
+        let recorded = newest.fact(KEYRING_DIGEST).unwrap_or_default();
         let file = keyfile::read_private(&paths.keyring, "keyring")?;
         let next = paths.next_keyring();
         let file = if file_digest(&file) == recorded {
@@ -99,7 +95,7 @@ impl Keys {
     pub(super) fn settle(&self, newest: &Meta) -> Result<(), OpenError> {
         let next = self.paths.next_keyring();
         if file_digest(&keyfile::read_private(&self.paths.keyring, "keyring")?)
-            == newest.fact(DIGEST).unwrap_or_default()
+            == newest.fact(KEYRING_DIGEST).unwrap_or_default()
         {
             // Written but never recorded: it was not to be.
             keyfile::remove(&next)?;
@@ -170,13 +166,14 @@ impl Vault {
         keyfile::rename(&next, &keys.paths.keyring)?;
         let keyring_generation = after.generation();
         *keys.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        self.sign_now();
         Ok(Rotated { active, previous, keyring_generation, recorded_as: receipt.id })
     }
 }
 
 /// The facts that tie a keyring file to the ledger.
 pub(super) fn keyring_facts(ring: &Keyring, file: &str) -> Vec<(String, String)> {
-    vec![(DIGEST.to_owned(), file_digest(file)), (GENERATION.to_owned(), ring.generation().to_string())]
+    vec![(KEYRING_DIGEST.to_owned(), file_digest(file)), (KEYRING_GENERATION.to_owned(), ring.generation().to_string())]
 }
 
 fn refused(paths: &KeyPaths, source: KeyringError) -> OpenError {
@@ -193,6 +190,6 @@ fn stale(paths: &KeyPaths, newest: &Meta) -> OpenError {
         "The keyring {} is not the one the ledger recorded last (generation {}): it is older, or of another vault. \
          Put the newest keyring back from its backup.",
         paths.keyring.display(),
-        newest.fact(GENERATION).unwrap_or("unknown")
+        newest.fact(KEYRING_GENERATION).unwrap_or("unknown")
     ))
 }

@@ -39,6 +39,8 @@ pub(super) struct Ledger {
     lock: LockFile,
     edge: Mutex<Edge>,
     published: RwLock<Signed>,
+    /// Held while a checkpoint is signed, so that one comes after the other; readers do not wait for it.
+    signing: Mutex<()>,
     /// The size that is published, and a bell for those who wait for it to grow.
     covered: (Mutex<u64>, Condvar),
 }
@@ -75,7 +77,8 @@ impl Ledger {
         })?;
         let published = RwLock::new(Signed { note, size: locked.size, root: locked.root });
         let covered = (Mutex::new(locked.size), Condvar::new());
-        let ledger = Self { store, signer, origin, lock, edge: Mutex::new(edge), published, covered };
+        let ledger =
+            Self { store, signer, origin, lock, edge: Mutex::new(edge), published, signing: Mutex::default(), covered };
         let size = ledger.edge().size();
         if size < locked.size {
             return Err(OpenError::Distrust(format!(
@@ -117,6 +120,16 @@ impl Ledger {
         proof::root_at(&self.tiles(), size)
     }
 
+    /// Whether this is the leaf of an entry: under the newest checkpoint, or beyond it in the tree of now. The answer holds
+    /// for all leaves of its tile, as they are stored.
+    pub(super) fn has_leaf(&self, sequence: u64, leaf: &Hash) -> Result<bool, StoreError> {
+        let (tiles, signed) = (self.tiles(), self.checkpoint());
+        let (size, root) =
+            if sequence < signed.size { (signed.size, signed.root) } else { (tiles.edge.size(), tiles.edge.root()) };
+        let path = proof::inclusion_proof(&tiles, sequence, size)?;
+        Ok(proof::verify_inclusion(leaf, sequence, size, &path, &root).is_ok())
+    }
+
     /// The inclusion proof of an entry in the tree of the newest checkpoint, waiting for the next one if it must. Readers
     /// never make the vault sign: that would let anybody keep its disk busy.
     pub(super) fn inclusion(&self, sequence: u64) -> Result<(Signed, Vec<Hash>), VaultError> {
@@ -135,7 +148,7 @@ impl Ledger {
 
     /// Signs and publishes a checkpoint of what is committed now.
     pub(super) fn sign(&self) -> Result<(), VaultError> {
-        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        let _signing = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
         let edge = self.edge();
         let checkpoint =
             Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.root(), extensions: Vec::new() };
@@ -147,8 +160,8 @@ impl Ledger {
         }
         let note = checkpoint.sign(&self.signer).map_err(|error| VaultError::Integrity(error.to_string()))?;
         self.lock.swap(&note)?;
-        *published = Signed { note, size: checkpoint.size, root: checkpoint.root };
-        drop(published);
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) =
+            Signed { note, size: checkpoint.size, root: checkpoint.root };
         *self.covered.0.lock().unwrap_or_else(PoisonError::into_inner) = checkpoint.size;
         self.covered.1.notify_all();
         Ok(())
@@ -156,6 +169,21 @@ impl Ledger {
 
     fn tiles(&self) -> Tiles<'_> {
         Tiles { store: &*self.store, edge: self.edge() }
+    }
+}
+
+/// Signs, and says how it went: writes go on without a checkpoint, but somebody must learn of it.
+pub(super) fn sign_counted(ledger: &Ledger, counters: &Counters) {
+    match ledger.sign() {
+        Ok(()) => {
+            counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+            counters.unsigned.store(false, Ordering::Relaxed);
+        }
+        Err(error) => {
+            counters.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
+            counters.unsigned.store(true, Ordering::Relaxed);
+            tracing::error!(%error, "no checkpoint could be signed");
+        }
     }
 }
 
@@ -173,16 +201,9 @@ pub(super) fn sign_in_background(ledger: &Ledger, counters: &Counters, stop: &Re
         }
         let size = ledger.edge().size();
         if size > ledger.checkpoint().size {
-            match ledger.sign() {
-                Ok(()) => {
-                    counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-                    last = Instant::now();
-                }
-                Err(error) => {
-                    counters.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(%error, "no checkpoint could be signed");
-                }
-            }
+            sign_counted(ledger, counters);
+            // Also after a failure: it is tried again in a second, without an idle entry each time.
+            last = Instant::now();
         }
         if end {
             return;

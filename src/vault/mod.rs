@@ -30,9 +30,11 @@ mod record;
 mod report;
 mod reveal;
 mod search;
+mod standing;
 mod status;
 mod submit;
 mod tokens;
+mod trust;
 mod verify;
 mod writer;
 
@@ -65,6 +67,10 @@ pub struct Settings {
 pub struct Vault {
     settings: Settings,
     store: Arc<dyn Store>,
+    /// The same store for those who submit, so that they do not wait for those who read much.
+    intake: Arc<dyn Store>,
+    /// Room for reports and other long reading.
+    long: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     keys: Arc<keys::Keys>,
     ledger: Arc<ledger::Ledger>,
@@ -129,7 +135,7 @@ impl Vault {
     /// [`VaultError::Denied`], `NotFound`, or what reading says.
     pub fn proof(&self, caller: &Caller, id: Uuid) -> Result<Proof, VaultError> {
         self.allow(caller, Permission::Prove, Action::SEARCH)?;
-        let row = writer::find_id(&*self.store, id, 0)?.ok_or(VaultError::NotFound)?;
+        let row = writer::find_id(&*self.store, id, 0..self.store.size())?.ok_or(VaultError::NotFound)?;
         let (signed, hashes) = self.ledger.inclusion(row.sequence)?;
         Ok(Proof {
             id,

@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::crypto::kek::{Cost, Kek, Unlock};
 use crate::crypto::keyring::Keyring;
-use crate::crypto::{random, seal};
-use crate::domain::action::{Action, Outcome};
+use crate::crypto::random;
+use crate::domain::action::Action;
 use crate::domain::index::{Dimension, Term, terms};
 use crate::domain::meta::Meta;
 use crate::domain::reason::Vocabulary;
@@ -21,20 +21,28 @@ use crate::keyfile::{self, KeyPaths, LockFile, ProcessLock};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::leaf::{Sequenced, entry_leaf};
 use crate::ledger::note::NoteSigner;
-use crate::ledger::tree::{Edge, TILE_WIDTH, tile_root};
+use crate::ledger::tree::Edge;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Batch, Order, Row, SEGMENT, Store, StoreError};
+use crate::store::{Batch, Order, Row, Store, StoreError};
 
 use super::error::OpenError;
-use super::keys::{DIGEST, Keys, keyring_facts};
+use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
 use super::status::Counters;
-use super::tokens::Tokens;
-use super::writer::{Message, Unsealed, Writer, own_meta, prepare};
+use super::tokens::{self, Tokens};
+use super::trust::{self, meta_of};
+use super::writer::{Message, Writer, own_meta, prepare};
 use super::{Settings, Threads, Vault};
 
 /// The database's name in the data folder.
 const DATABASE: &str = "vault.db";
+
+/// Connections for proofs and for signing.
+const LEDGER_READERS: usize = 2;
+/// Connections for looking up what is submitted.
+const INTAKE_READERS: usize = 4;
+/// Reports and other long reading at a time; who comes later is told to try again.
+const LONG_READS: usize = 2;
 
 /// What a new vault is made of.
 pub struct Creation<'a> {
@@ -114,7 +122,7 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
     let row = first_row(&Keys::fresh(ring, kek, paths), facts, clock);
     let mut edge = Edge::new();
     edge.append(row.leaf);
-    let index = [terms(&own_meta_of(&row)?)];
+    let index = [terms(&meta_of(&row)?)];
     let store = SqliteStore::open(&database)?;
     store.append(&Batch { rows: std::slice::from_ref(&row), terms: &index, tiles: &[], state: &[] })?;
     let checkpoint = Checkpoint { origin, size: 1, root: edge.root(), extensions: Vec::new() };
@@ -148,35 +156,33 @@ impl Vault {
                 "The reason vocabulary cannot be used: {error}. Mend the file that `entries.reasons` names."
             ))
         })?;
-        let database = database(&opening.data);
-        if !database.exists() {
-            return Err(StoreError::Unsuitable(format!(
-                "There is no vault at {}. Make one with `phivault init`.",
-                opening.data.display()
-            ))
-            .into());
-        }
+        let database = existing_database(&opening.data)?;
         let process_lock = ProcessLock::take(&opening.data)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database)?);
         let signer = keyfile::read_signing_key(&opening.keys)?;
-        check_first(&*store, &signer)?;
-        let edge = rebuild_edge(&*store)?;
-        let ledger = Arc::new(Ledger::open(store.clone(), edge.clone(), signer, LockFile::open(&opening.keys.lock)?)?);
-        let newest_keys = newest_with(&*store, &[Action::VAULT_CREATE, Action::KEY_ROTATE], DIGEST)?
-            .ok_or_else(|| OpenError::Distrust("The ledger records no keyring; it is not a phivault ledger.".into()))?;
-        let keys = Arc::new(Keys::open(&opening.keys, opening.unlock, &newest_keys.1)?);
+        trust::check_first(&*store, &signer)?;
+        let edge = trust::rebuild_edge(&*store)?;
+        let ledger = Arc::new(Ledger::open(
+            store.apart(LEDGER_READERS),
+            edge.clone(),
+            signer,
+            LockFile::open(&opening.keys.lock)?,
+        )?);
+        let (sealed_to, seal) = trust::newest_seal(&*store, &ledger)?;
+        let keys = Arc::new(Keys::open(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
-        check_tail(&*store, &keys, ledger.checkpoint().size)?;
-        let (tokens, untrusted) = Tokens::load(&*store, &keys).map_err(distrust)?;
+        trust::check_tail(&*store, &keys, ledger.checkpoint().size)?;
+        let (standing, rows) = trust::state_rows(&*store, &ledger, &seal, &[tokens::KIND])?;
+        let (tokens, untrusted) = Tokens::load(&rows, &standing, &keys);
         counters.untrusted_state.store(untrusted, Ordering::Relaxed);
-        let unsealed = rebuild_unsealed(&*store)?;
+        let unsealed = trust::rebuild_unsealed(&*store, sealed_to)?;
         // Found sound: from here on files may change.
-        keys.settle(&newest_keys.1)?;
+        keys.settle(&seal)?;
         store.repair()?;
         let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
         let (queue, received) = channel();
         let writer = Writer {
-            store: store.clone(),
+            store: store.apart(1),
             clock: opening.clock.clone(),
             keys: keys.clone(),
             ledger: ledger.clone(),
@@ -184,13 +190,16 @@ impl Vault {
             edge,
             last_time,
             unsealed,
+            standing,
             heads: HashMap::new(),
         };
         let threads = start(writer, received, queue.clone(), ledger.clone(), counters.clone(), opening.fatal)?;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
             settings: opening.settings,
+            intake: store.apart(INTAKE_READERS),
             store,
+            long: Arc::new(Semaphore::new(LONG_READS)),
             clock: opening.clock,
             keys,
             ledger,
@@ -211,8 +220,7 @@ impl Vault {
     fn record_start(&self, vocabulary: &str, clock_state: &str) -> Result<(), super::VaultError> {
         let mut entries = Vec::new();
         let digest = hex::encode(Sha256::digest(vocabulary.as_bytes()));
-        let before = newest_with(&*self.store, &[Action::VOCABULARY], "digest")?;
-        if before.as_ref().and_then(|(_, meta)| meta.fact("digest")) != Some(&digest) {
+        if newest_vocabulary(&*self.store)?.as_ref() != Some(&digest) {
             let facts =
                 vec![("digest".to_owned(), digest), ("version".to_owned(), self.vocabulary.version().to_owned())];
             entries.push(own_meta(Action::VOCABULARY, facts));
@@ -226,6 +234,15 @@ impl Vault {
         let prepared = entries.into_iter().map(|meta| prepare(&self.keys, meta, &[])).collect();
         self.commit_now(prepared, Vec::new()).map(|_| ())
     }
+}
+
+fn existing_database(data: &std::path::Path) -> Result<PathBuf, OpenError> {
+    let database = database(data);
+    if database.exists() {
+        return Ok(database);
+    }
+    let missing = format!("There is no vault at {}. Make one with `phivault init`.", data.display());
+    Err(StoreError::Unsuitable(missing).into())
 }
 
 fn start(
@@ -263,148 +280,12 @@ fn start(
     Ok(Threads { writer: writer.map_err(fail)?, signer: signer.map_err(fail)?, stop_signer })
 }
 
-/// The first entry must be the vault's creation, and name this signing key.
-fn check_first(store: &dyn Store, signer: &NoteSigner) -> Result<(), OpenError> {
-    let wrong = |what: &str| Err(OpenError::Distrust(what.to_owned()));
-    if store.size() == 0 {
-        return wrong(
-            "The database is empty: it was cut, or `init` did not finish. Restore a backup, or make a new vault elsewhere.",
-        );
-    }
-    let row = store.rows(&[0])?.pop().ok_or(StoreError::Corrupt("entry 0 is not there".into()))?;
-    let meta = own_meta_of(&row)?;
-    if meta.action != Action::VAULT_CREATE || meta.fact("verifier_key") != Some(&signer.verifier_key().to_string()) {
-        return wrong(
-            "The signing key is not the one this ledger began with. Put the vault's own signing key back from its backup.",
-        );
-    }
-    Ok(())
-}
-
-fn own_meta_of(row: &Row) -> Result<Meta, OpenError> {
-    Meta::decode(&row.meta).map_err(|error| {
-        StoreError::Corrupt(format!("the metadata of entry {} does not read: {error}", row.sequence)).into()
-    })
-}
-
-/// Rebuilds the right edge of the tree: tiles that are complete from the store, the rest from the entries themselves. The
-/// leaves of the entries read are computed again.
-fn rebuild_edge(store: &dyn Store) -> Result<Edge, OpenError> {
-    let size = store.size();
-    let width = TILE_WIDTH as u64;
-    let begin = size / SEGMENT * SEGMENT;
-    let mut leaves = Vec::with_capacity(usize::try_from(size - begin).unwrap_or(0));
-    let mut altered = None;
-    store.scan(begin..size, &mut |row| {
-        let sequenced = Sequenced {
-            received_at: row.received_at,
-            patient_previous: row.patient_previous,
-            patient_number: row.patient_number,
-        };
-        let leaf = entry_leaf(&row.meta, &row.commitment, sequenced);
-        leaves.push(leaf);
-        if leaf != row.leaf {
-            altered = Some(row.sequence);
-        }
-        altered.is_none()
-    })?;
-    if let Some(sequence) = altered {
-        return Err(OpenError::Distrust(format!(
-            "Entry {sequence} was altered: it does not have its leaf hash. Do not write to this database. Run `phivault verify`."
-        )));
-    }
-    let full = leaves.len() / TILE_WIDTH * TILE_WIDTH;
-    let mut levels = vec![leaves[full..].to_vec(), leaves[..full].chunks(TILE_WIDTH).map(tile_root).collect()];
-    // From level 2 up, each hash is the root of a full tile of the level below.
-    let mut count = size / SEGMENT;
-    for level in 2_u8.. {
-        if count == 0 {
-            break;
-        }
-        let first = count / width * width;
-        let mut hashes = Vec::new();
-        for index in first..count {
-            let tile = store.tile(level - 1, index)?;
-            let tile =
-                tile.ok_or_else(|| StoreError::Corrupt(format!("tile {index} of level {} is not there", level - 1)))?;
-            hashes.push(tile_root(&tile));
-        }
-        levels.push(hashes);
-        count /= width;
-    }
-    Edge::from_levels(size, levels)
-        .ok_or_else(|| StoreError::Corrupt("the tiles do not fit the number of entries".into()).into())
-}
-
-/// Rebuilds what no seal entry covers yet.
-fn rebuild_unsealed(store: &dyn Store) -> Result<Unsealed, OpenError> {
-    let from = newest_with(store, &[Action::SEAL], "to")?.map_or(0, |(sequence, _)| sequence);
-    let mut unsealed = Unsealed::new(from);
-    let mut wrong = None;
-    store.scan(from..store.size(), &mut |row| {
-        match own_meta_of(&row) {
-            Ok(meta) => unsealed.add(&meta, &row.sealed),
-            Err(error) => wrong = Some(error),
-        }
-        wrong.is_none()
-    })?;
-    wrong.map_or(Ok(unsealed), Err)
-}
-
-/// Entries that no checkpoint covers yet (those of the last second before a crash) must have been sealed with this vault's
-/// keys, and none may be there twice: somebody with the disk but without the keys cannot add one.
-fn check_tail(store: &dyn Store, keys: &Keys, signed: u64) -> Result<(), OpenError> {
-    let mut wrong = None;
-    store.scan(signed..store.size(), &mut |row| {
-        let ring = keys.ring();
-        let genuine = own_meta_of(&row).ok().is_some_and(|meta| {
-            let keys = seal::header(&row.sealed).ok().and_then(|header| ring.opening(header));
-            let opens = keys.is_some_and(|keys| {
-                seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).is_ok()
-            });
-            let terms = [vec![Term::new(Dimension::Id, &[meta.id.as_bytes()])]];
-            opens
-                && store
-                    .find(&terms, 0..row.sequence, Order::NewestFirst, 1)
-                    .is_ok_and(|found| found.sequences.is_empty())
-        });
-        if !genuine {
-            wrong = Some(row.sequence);
-        }
-        genuine
-    })?;
-    match wrong {
-        None => Ok(()),
-        Some(sequence) => Err(OpenError::Distrust(format!(
-            "Entry {sequence} was not written by this vault: it is not sealed with its keys, or repeats another entry. Do not write to this database. Run `phivault verify`."
-        ))),
-    }
-}
-
-/// The newest entry with one of these actions that states a fact of that name.
-fn newest_with(store: &dyn Store, actions: &[Action], fact: &str) -> Result<Option<(u64, Meta)>, StoreError> {
-    let terms = [actions.iter().map(|it| Term::new(Dimension::Action, &[it.name().as_bytes()])).collect()];
-    let mut end = store.size();
-    loop {
-        let found = store.find(&terms, 0..end, Order::NewestFirst, 64)?;
-        for sequence in &found.sequences {
-            let row = store.rows(&[*sequence])?.pop().expect("one row was asked for");
-            match Meta::decode(&row.meta) {
-                Ok(meta)
-                    if actions.contains(&meta.action)
-                        && meta.outcome == Outcome::Success
-                        && meta.fact(fact).is_some() =>
-                {
-                    return Ok(Some((*sequence, meta)));
-                }
-                _ => {}
-            }
-        }
-        match found.next {
-            Some(next) => end = next + 1,
-            None => return Ok(None),
-        }
-    }
+/// The digest of the vocabulary that was recorded last. Only a reminder: a wrong one leads to one more entry.
+fn newest_vocabulary(store: &dyn Store) -> Result<Option<String>, StoreError> {
+    let terms = [vec![Term::new(Dimension::Action, &[Action::VOCABULARY.name().as_bytes()])]];
+    let found = store.find(&terms, 0..store.size(), Order::NewestFirst, 16)?;
+    let metas = store.rows(&found.sequences)?.into_iter().filter_map(|row| Meta::decode(&row.meta).ok());
+    Ok(metas.filter(|it| it.action == Action::VOCABULARY).find_map(|it| it.fact("digest").map(str::to_owned)))
 }
 
 fn distrust(error: super::VaultError) -> OpenError {

@@ -82,6 +82,15 @@ pub(super) struct Denials {
 }
 
 impl Vault {
+    /// Whether the caller may do that; a denial is recorded. For asking before the input is read: the operation itself asks
+    /// again.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], or what recording says.
+    pub fn may(&self, caller: &Caller, permission: Permission, action: Action) -> Result<(), VaultError> {
+        self.allow(caller, permission, action)
+    }
+
     /// Lets the caller through, or records the denial and refuses.
     pub(super) fn allow(&self, caller: &Caller, permission: Permission, action: Action) -> Result<(), VaultError> {
         if caller.role.may(permission) {
@@ -158,6 +167,19 @@ impl Vault {
         // Ids of the vault's own entries are fresh, so there is nothing to look up and nobody to race with.
         self.send(Message::Job(Job { entries, looked_up_to: u64::MAX, state, reply, room: None }))?;
         answer.blocking_recv().map_err(|_| VaultError::Unknown)?.map_err(|_| VaultError::Unknown)
+    }
+
+    /// Signs at once what a change of tokens or keys committed, so that cutting it off shows from the moment it is answered.
+    pub(super) fn sign_now(&self) {
+        super::ledger::sign_counted(&self.ledger, &self.counters);
+    }
+
+    /// Room for a report or other long reading, held while it goes on.
+    pub(super) fn long_read(&self) -> Result<tokio::sync::OwnedSemaphorePermit, VaultError> {
+        self.long.clone().try_acquire_owned().map_err(|_| {
+            self.counters.busy.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            VaultError::Busy
+        })
     }
 
     pub(super) fn send(&self, message: Message) -> Result<(), VaultError> {

@@ -42,6 +42,7 @@ impl Vault {
     pub fn access_report(&self, caller: &Caller, asked: AccessAsked) -> Result<AccessReport, VaultError> {
         self.allow(caller, Permission::Report, Action::REPORT)?;
         let reason = self.reason(caller, Action::REPORT, asked.reason)?;
+        let _room = self.long_read()?;
         let query = QueryIn {
             actor: asked.actor,
             from: asked.from,

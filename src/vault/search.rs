@@ -68,7 +68,7 @@ impl Vault {
     /// [`VaultError::Denied`], `NotFound`, or what recording says.
     pub fn entry(&self, caller: &Caller, id: Uuid) -> Result<EntryView, VaultError> {
         self.allow(caller, Permission::Search, Action::SEARCH)?;
-        let row = find_id(&*self.store, id, 0)?;
+        let row = find_id(&*self.store, id, 0..self.store.size())?;
         let mut note = Note::new(caller, Action::SEARCH, default_reason());
         note.record = Some(entry_record(id));
         self.record(note)?;

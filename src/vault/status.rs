@@ -30,6 +30,8 @@ pub struct Counters {
     pub checkpoints: AtomicU64,
     /// Signing a checkpoint failed; writes go on, the lock does not advance.
     pub checkpoint_failures: AtomicU64,
+    /// The last attempt to sign failed.
+    pub unsigned: AtomicBool,
     /// State rows that were not authentic.
     pub untrusted_state: AtomicU64,
     /// Entries whose values did not agree with the ledger when they were opened.
@@ -75,7 +77,7 @@ impl Vault {
     /// Whether the vault can do its work.
     pub fn readiness(&self) -> Readiness {
         let mut problems = Vec::new();
-        if self.counters.checkpoint_failures.load(Ordering::Relaxed) > 0 {
+        if self.counters.unsigned.load(Ordering::Relaxed) {
             problems.push("a checkpoint could not be signed or locked; see the log");
         }
         if self.counters.untrusted_state.load(Ordering::Relaxed) > 0 {

@@ -44,6 +44,10 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Denied`], `Invalid`, `Conflict`, `Busy` (nothing was taken) or `Unknown` (retry with the same id).
     pub async fn submit(&self, caller: &Caller, submission: Submission) -> Result<Outcome, VaultError> {
+        if !caller.role.may(Permission::Submit) {
+            // Recording blocks, so callers ask [`Vault::may`] first; this only makes sure.
+            return Err(VaultError::Denied);
+        }
         let draft = self.check(caller, submission).map_err(|issues| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             VaultError::Invalid(issues)
@@ -66,16 +70,8 @@ impl Vault {
         Err(VaultError::Busy)
     }
 
-    /// Whether the caller may submit; a denial is recorded.
-    ///
-    /// # Errors
-    /// [`VaultError::Denied`].
-    pub fn may_submit(&self, caller: &Caller) -> Result<(), VaultError> {
-        self.allow(caller, Permission::Submit, Action::SUBMIT)
-    }
-
-    /// Takes a batch, line by line in order; lines are read one by one, for a batch may be large. With `partial` every good line goes in; without it, all lines or none.
-    /// Blocks until it is on disk.
+    /// Takes a batch, line by line in order; lines are read one by one, for a batch may be large. With `partial` every good
+    /// line goes in; without it, all lines or none. Blocks until it is on disk.
     ///
     /// # Errors
     /// As [`Vault::submit`]; the issues carry their lines.
@@ -85,6 +81,7 @@ impl Vault {
         lines: impl IntoIterator<Item = Result<Submission, Issue>>,
         partial: bool,
     ) -> Result<Vec<Outcome>, VaultError> {
+        self.allow(caller, Permission::Submit, Action::SUBMIT)?;
         let checked: Vec<_> = lines
             .into_iter()
             .map(|line| line.map_err(|issue| vec![issue]).and_then(|it| self.check(caller, it)))
@@ -193,7 +190,7 @@ impl Vault {
 
     /// Looks whether an entry of that id is there, and whether it says the same.
     fn known(&self, draft: &Draft) -> Result<Known, VaultError> {
-        let Some(row) = find_id(&*self.store, draft.meta.id, 0)? else { return Ok(Known::Fresh) };
+        let Some(row) = find_id(&*self.intake, draft.meta.id, 0..self.intake.size())? else { return Ok(Known::Fresh) };
         let (meta, items) = match self.open_row(&row) {
             Ok(opened) => opened,
             // Without its key only the metadata can be compared.

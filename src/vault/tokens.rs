@@ -13,23 +13,21 @@ use crate::crypto::{label, mac};
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::canonical::{NotCanonical, Reader, Writer, utf8};
-use crate::domain::index::{Dimension, Term};
 use crate::domain::issue::{Issue, Issues};
 use crate::domain::meta::Record;
 use crate::domain::rules::identifier;
 use crate::domain::submission::{ReasonIn, object};
 use crate::domain::time::Timestamp;
-use crate::store::{Order, StateRow, Store};
+use crate::store::StateRow;
 
 use super::Vault;
 use super::error::VaultError;
 use super::keys::Keys;
 use super::record::{CheckedReason, Note, default_reason};
-use super::search::decode;
+use super::standing::{STATE_DIGEST, Standing, digest_of};
 
-const KIND: &str = "token";
-/// The fact by which an entry commits to a token's row.
-const DIGEST: &str = "state_digest";
+/// The kind of a token's state row.
+pub(super) const KIND: &str = "token";
 /// The most tokens of a vault, revoked ones included.
 const MAX_TOKENS: usize = 10_000;
 /// The most allowed sources of one token.
@@ -97,27 +95,14 @@ struct TokenRow {
 }
 
 impl Tokens {
-    /// Loads the tokens, and leaves out every row that is not authentic or not the newest the ledger knows.
-    pub(super) fn load(store: &dyn Store, keys: &Keys) -> Result<(Self, u64), VaultError> {
-        let mut newest: HashMap<String, String> = HashMap::new();
-        for action in [Action::TOKEN_CREATE, Action::TOKEN_REVOKE] {
-            let terms = [vec![Term::new(Dimension::Action, &[action.name().as_bytes()])]];
-            let found = store.find(&terms, 0..store.size(), Order::OldestFirst, 2 * MAX_TOKENS)?;
-            for row in store.rows(&found.sequences)? {
-                let meta = decode(&row)?;
-                if let (true, Some(record), Some(digest)) = (meta.action == action, &meta.record, meta.fact(DIGEST)) {
-                    // Revocations come second, and a token is revoked once.
-                    newest.insert(record.id.clone(), digest.to_owned());
-                }
-            }
-        }
+    /// Takes the tokens from state rows, and leaves out every row that is not authentic or not the newest the ledger knows;
+    /// how many those are.
+    pub(super) fn load(rows: &[StateRow], standing: &Standing, keys: &Keys) -> (Self, u64) {
         let (mut tokens, mut untrusted) = (Self::default(), 0);
-        for row in store.state(KIND)? {
-            let recorded = newest.remove(&row.id);
-            let authentic = mac::verify(keys.ring().state_key(), label::STATE, &parts(&row), &row.tag);
-            let known = recorded.is_some_and(|digest| digest == digest_of(&row));
+        for row in rows {
+            let authentic = mac::verify(keys.ring().state_key(), label::STATE, &parts(row), &row.tag);
             match TokenRow::decode(&row.body) {
-                Ok(token) if authentic && known && token.view.id == row.id => {
+                Ok(token) if authentic && standing.holds(row) && token.view.id == row.id => {
                     tokens.by_hash.insert(token.hash, token);
                 }
                 _ => {
@@ -126,11 +111,12 @@ impl Tokens {
                 }
             }
         }
-        for id in newest.keys() {
+        let gone = |(kind, id): &(&str, &str)| *kind == KIND && !rows.iter().any(|row| row.id == *id);
+        for (_, id) in standing.rows().filter(gone) {
             untrusted += 1;
             tracing::error!(token = %id, "the row of a token that the ledger records is gone from the database");
         }
-        Ok((tokens, untrusted))
+        (tokens, untrusted)
     }
 }
 
@@ -259,12 +245,14 @@ impl Vault {
         let mut note = Note::new(caller, action, reason);
         note.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
         note.facts = vec![
-            (DIGEST.into(), digest_of(&row)),
+            (STATE_DIGEST.into(), digest_of(&row)),
             ("label".into(), token.view.label.clone()),
             ("role".into(), token.view.role.name().into()),
         ];
         note.state.push(row);
-        self.record(note).map(|_| ())
+        self.record(note)?;
+        self.sign_now();
+        Ok(())
     }
 }
 
@@ -347,8 +335,4 @@ impl TokenRow {
 
 fn parts(row: &StateRow) -> [&[u8]; 3] {
     [row.kind.as_bytes(), row.id.as_bytes(), &row.body]
-}
-
-fn digest_of(row: &StateRow) -> String {
-    hex::encode(mac::digest(label::STATE_DIGEST, &parts(row)))
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::crypto::{label, mac, seal};
+use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::index::terms;
 use crate::domain::meta::{Meta, Patient};
@@ -21,6 +21,7 @@ use crate::ledger::tree::{Edge, Tile};
 use crate::store::sqlite::{Postings, Reader, SqliteStore};
 use crate::store::{Row, SEGMENT, StoreError};
 
+use super::standing::{Standing, digest_of};
 use super::writer::{Unsealed, seal_leaf};
 
 /// Findings kept in full; more are counted.
@@ -137,7 +138,7 @@ struct Check {
     unsealed: Unsealed,
     postings: Postings,
     first_meta: Option<Meta>,
-    state_digests: HashMap<String, String>,
+    standing: Standing,
     reached_checkpoint: bool,
 }
 
@@ -154,7 +155,7 @@ impl Check {
             unsealed: Unsealed::new(0),
             postings: Postings::new(),
             first_meta: None,
-            state_digests: HashMap::new(),
+            standing: Standing::default(),
             reached_checkpoint: false,
         }
     }
@@ -288,9 +289,7 @@ impl Check {
         for term in terms(&meta) {
             self.postings.entry((term.dimension as u8, term.key)).or_default().push(within);
         }
-        if let (Some(record), Some(digest)) = (&meta.record, meta.fact("state_digest")) {
-            self.state_digests.insert(record.id.clone(), digest.to_owned());
-        }
+        self.standing.apply(&meta);
         if row.sequence == 0 {
             self.first_meta = Some(meta);
         }
@@ -299,7 +298,7 @@ impl Check {
     /// A seal entry says what the ciphertexts since the one before were.
     fn seal(&mut self, sequence: u64, meta: &Meta) {
         let before = std::mem::replace(&mut self.unsealed, Unsealed::new(sequence));
-        let fact = |name| meta.fact(name).unwrap_or("nothing").to_owned();
+        let fact = |name: &str| meta.fact(name).unwrap_or("nothing").to_owned();
         let (from, to, root) = (before.from.to_string(), sequence.to_string(), before.edge.root().to_string());
         if (fact("from"), fact("to")) != (from.clone(), to.clone()) {
             self.find(
@@ -312,6 +311,11 @@ impl Check {
         } else if fact("root") != root {
             let place = format!("ciphertexts of entries {from} to {}", sequence - 1);
             self.find("ciphertext_altered", Some(before.from), place, fact("root"), root);
+        }
+        for (name, wanted) in self.standing.facts() {
+            if meta.fact(&name) != Some(&wanted) {
+                self.find("standing_differs", Some(sequence), name.clone(), wanted, fact(&name));
+            }
         }
     }
 
@@ -382,19 +386,25 @@ impl Check {
 
     /// Every state row must be the one that the newest entry about it commits to.
     fn state(&mut self, reader: &Reader) -> Result<(), StoreError> {
-        let mut expected = std::mem::take(&mut self.state_digests);
-        for row in reader.state("token")? {
-            let digest =
-                hex::encode(mac::digest(label::STATE_DIGEST, &[row.kind.as_bytes(), row.id.as_bytes(), &row.body]));
-            let place = format!("state row {} {}", row.kind, row.id);
-            match expected.remove(&row.id) {
-                Some(wanted) if wanted == digest => {}
-                Some(wanted) => self.find("state_not_authentic", None, place, wanted, digest),
-                None => self.find("state_not_authentic", None, place, "no row: no entry made it", digest),
+        let rows = reader.state("token")?;
+        for row in &rows {
+            let wanted = self.standing.of(&row.kind, &row.id).unwrap_or("no row: no entry made it").to_owned();
+            let digest = digest_of(row);
+            if wanted != digest {
+                self.find("state_not_authentic", None, format!("state row {} {}", row.kind, row.id), wanted, digest);
             }
         }
-        for (id, wanted) in expected {
-            self.find("state_missing", None, format!("state row token {id}"), wanted, "none");
+        let there = |kind: &str, id: &str| rows.iter().any(|row| row.kind == kind && row.id == id);
+        let gone: Vec<_> = self
+            .standing
+            .rows()
+            .filter(|(kind, id)| !there(kind, id))
+            .map(|(kind, id)| {
+                (format!("state row {kind} {id}"), self.standing.of(kind, id).unwrap_or_default().to_owned())
+            })
+            .collect();
+        for (place, wanted) in gone {
+            self.find("state_missing", None, place, wanted, "none");
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! 3. the checkpoint is signed later, by another thread; start-up checks what was committed against the lock.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -28,6 +29,7 @@ use crate::store::{Batch, Order, Row, StateRow, Store, StoreError};
 
 use super::keys::Keys;
 use super::ledger::Ledger;
+use super::standing::Standing;
 use super::status::Counters;
 
 /// Entries after which a seal entry commits to their ciphertexts.
@@ -42,6 +44,7 @@ pub(super) const SELF: &str = "phivault";
 /// An entry that is sealed and waits for its place.
 pub(super) struct Prepared {
     pub(super) meta: Meta,
+    pub(super) terms: Vec<Term>,
     pub(super) bytes: Vec<u8>,
     pub(super) commitment: [u8; 32],
     pub(super) sealed: Vec<u8>,
@@ -84,6 +87,7 @@ pub(super) struct Writer {
     pub(super) edge: Edge,
     pub(super) last_time: i64,
     pub(super) unsealed: Unsealed,
+    pub(super) standing: Standing,
     pub(super) heads: HashMap<Patient, (u64, u64)>,
 }
 
@@ -120,6 +124,8 @@ struct Draft {
     edge: Edge,
     unsealed: Unsealed,
     time: i64,
+    /// Something that stands beside the entries changes, so the batch must end with a seal entry.
+    standing_changed: bool,
 }
 
 impl Writer {
@@ -164,6 +170,7 @@ impl Writer {
             edge: self.edge.clone(),
             unsealed: self.unsealed.clone(),
             time: self.last_time.max(self.clock.now().0),
+            standing_changed: false,
         };
         let (mut taken, mut raced, mut state) = (Vec::new(), Vec::new(), Vec::new());
         for Job { entries, looked_up_to, state: rows, reply, room } in jobs {
@@ -178,7 +185,8 @@ impl Writer {
             state.extend(rows);
             taken.push((begin..draft.rows.len(), reply, room));
         }
-        let due = draft.unsealed.edge.size() >= SEAL_EVERY || (seal_now && draft.unsealed.edge.size() > 0);
+        let some = draft.unsealed.edge.size();
+        let due = some >= SEAL_EVERY || draft.standing_changed || (seal_now && some > 0);
         if due {
             let entry = self.seal_entry(&draft, first);
             draft.unsealed = Unsealed::new(first + draft.rows.len() as u64);
@@ -209,9 +217,12 @@ impl Writer {
 
     /// Whether an id is in the store or in this batch. Requests have looked before; this settles races between them.
     fn has_known_id(&self, draft: &Draft, entries: &[Prepared], from: u64) -> Result<bool, StoreError> {
-        let grown = from < self.store.size();
+        let size = self.store.size();
+        let grown = from < size;
         for entry in entries {
-            if draft.ids.contains(&entry.meta.id) || (grown && find_id(&*self.store, entry.meta.id, from)?.is_some()) {
+            if draft.ids.contains(&entry.meta.id)
+                || (grown && find_id(&*self.store, entry.meta.id, from..size)?.is_some())
+            {
                 return Ok(true);
             }
         }
@@ -219,7 +230,7 @@ impl Writer {
     }
 
     /// Gives an entry its place: position, time, the patient's chain, leaf.
-    fn place(&self, draft: &mut Draft, first: u64, entry: Prepared) -> Result<(), StoreError> {
+    fn place(&mut self, draft: &mut Draft, first: u64, entry: Prepared) -> Result<(), StoreError> {
         let sequence = first + draft.rows.len() as u64;
         let (patient_previous, patient_number) = match &entry.meta.patient {
             None => (0, 0),
@@ -237,10 +248,11 @@ impl Writer {
         // Level 0 is the leaf column; only fuller tiles are stored.
         draft.tiles.extend(draft.edge.append(leaf).into_iter().filter(|tile| tile.level > 0));
         draft.unsealed.add(&entry.meta, &entry.sealed);
+        draft.standing_changed |= self.standing.apply(&entry.meta);
         draft.ids.insert(entry.meta.id);
         let received_at = Timestamp(draft.time);
         draft.receipts.push(Receipt { id: entry.meta.id, sequence, leaf_hash: leaf.to_string(), received_at });
-        draft.terms.push(terms(&entry.meta));
+        draft.terms.push(entry.terms);
         draft.rows.push(Row {
             sequence,
             meta: entry.bytes,
@@ -257,11 +269,13 @@ impl Writer {
     /// An entry that commits to the ciphertexts since the last one, so that a verifier without keys covers every byte.
     fn seal_entry(&self, draft: &Draft, first: u64) -> Prepared {
         let to = first + draft.rows.len() as u64;
-        let facts = vec![
+        let mut facts = self.standing.facts();
+        facts.extend([
             ("from".to_owned(), draft.unsealed.from.to_string()),
             ("root".to_owned(), draft.unsealed.edge.root().to_string()),
             ("to".to_owned(), to.to_string()),
-        ];
+        ]);
+        facts.sort();
         prepare(&self.keys, own_meta(Action::SEAL, facts), &[])
     }
 }
@@ -295,7 +309,7 @@ pub(super) fn prepare(keys: &Keys, meta: Meta, items: &[crate::domain::rules::It
     let bytes = meta.encode();
     let keyring = keys.ring();
     let seal::Sealed { bytes: sealed, commitment } = seal::seal(&keyring.sealing(), meta.id.as_bytes(), &bytes, items);
-    Prepared { meta, bytes, commitment, sealed }
+    Prepared { terms: terms(&meta), meta, bytes, commitment, sealed }
 }
 
 /// The receipt of a stored entry.
@@ -304,34 +318,38 @@ pub(super) fn receipt(row: &Row) -> Receipt {
     Receipt { id, sequence: row.sequence, leaf_hash: row.leaf.to_string(), received_at: Timestamp(row.received_at) }
 }
 
-/// The entry of an id from a position on, if there is one.
-pub(super) fn find_id(store: &dyn Store, id: Uuid, from: u64) -> Result<Option<Row>, StoreError> {
+/// The newest entry of an id within a range, if there is one. Every candidate is looked at: terms can be shared.
+pub(super) fn find_id(store: &dyn Store, id: Uuid, range: Range<u64>) -> Result<Option<Row>, StoreError> {
     let wanted = [vec![Term::new(Dimension::Id, &[id.as_bytes()])]];
-    let found = store.find(&wanted, from..store.size(), Order::NewestFirst, 16)?;
-    for sequence in found.sequences {
-        let row = store.rows(&[sequence])?.pop().expect("one row was asked for");
-        if Meta::decode(&row.meta).is_ok_and(|meta| meta.id == id) {
-            return Ok(Some(row));
-        }
-    }
-    Ok(None)
+    newest(store, &wanted, range, |meta| meta.id == id)
 }
 
 /// The position and number of a patient's newest entry; zeros when there is none.
 fn newest_of(store: &dyn Store, patient: &Patient) -> Result<(u64, u64), StoreError> {
     let wanted = [vec![Term::patient(Dimension::Patient, patient)]];
-    let mut end = store.size();
+    let row = newest(store, &wanted, 0..store.size(), |meta| meta.patient.as_ref() == Some(patient))?;
+    Ok(row.map_or((0, 0), |row| (row.sequence, row.patient_number)))
+}
+
+/// The newest entry within a range that has one term of each list and is the one meant.
+fn newest(
+    store: &dyn Store,
+    wanted: &[Vec<Term>],
+    range: Range<u64>,
+    meant: impl Fn(&Meta) -> bool,
+) -> Result<Option<Row>, StoreError> {
+    let (mut end, mut most) = (range.end, 4);
     loop {
-        let found = store.find(&wanted, 0..end, Order::NewestFirst, 16)?;
+        let found = store.find(wanted, range.start..end, Order::NewestFirst, most)?;
         for sequence in &found.sequences {
             let row = store.rows(&[*sequence])?.pop().expect("one row was asked for");
-            if Meta::decode(&row.meta).is_ok_and(|meta| meta.patient.as_ref() == Some(patient)) {
-                return Ok((row.sequence, row.patient_number));
+            if Meta::decode(&row.meta).is_ok_and(|meta| meant(&meta)) {
+                return Ok(Some(row));
             }
         }
         match found.next {
-            Some(next) => end = next + 1,
-            None => return Ok((0, 0)),
+            Some(next) => (end, most) = (next + 1, 1_024),
+            None => return Ok(None),
         }
     }
 }

@@ -183,12 +183,17 @@ fn check_index(dir: &Path, entries: &[Stored]) {
 /// Every state row is the one that the newest entry about it commits to.
 fn check_state(dir: &Path, entries: &[Stored]) {
     let reader = SqliteStore::reader(&dir.join("data/vault.db")).unwrap();
+    let mut all: Vec<Vec<u8>> = Vec::new();
     for row in reader.state("token").unwrap() {
-        let parts: [&[u8]; 3] = [row.kind.as_bytes(), row.id.as_bytes(), &row.body];
+        let parts: [&[u8]; 4] = [row.kind.as_bytes(), row.id.as_bytes(), &row.body, &row.tag];
         let digest = hex::encode(mac::digest(label::STATE_DIGEST, &parts));
         let about =
             |it: &&Stored| it.meta.record.as_ref().is_some_and(|record| record.kind == "Token" && record.id == row.id);
         let newest = entries.iter().rev().filter(about).find_map(|it| it.meta.fact("state_digest")).unwrap();
         assert_eq!(newest, digest, "token row {}", row.id);
+        all.extend([b"token".to_vec(), row.id.into_bytes(), digest.into_bytes()]);
     }
+    let root = hex::encode(mac::digest(label::STATE_ROOT, &all.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let newest = entries.iter().rev().find(|it| it.meta.action == Action::SEAL).unwrap();
+    assert_eq!(newest.meta.fact("state_root"), Some(root.as_str()), "the newest seal entry commits to all state rows");
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod canary;
 mod check;
 mod cli;
+mod crowd;
 mod damage;
 mod ingest;
 mod kill;

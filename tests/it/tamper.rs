@@ -298,7 +298,6 @@ async fn a_well_made_copy_after_the_last_checkpoint_is_counted_by_verify_and_ref
 async fn an_altered_ciphertext_is_found_once_a_seal_entry_covers_it_and_is_never_shown() {
     let mut app = App::spawn().await;
     let receipt = app.submitter().submit(&entry()).await;
-    app.make_token(Role::Auditor, "later").await;
     // The checkpoint must cover it, or the start would already refuse.
     loop {
         let ready = app.auditor().get("/readyz").await.json();

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, params};
 
@@ -24,12 +24,20 @@ mod read;
 pub use index::Postings;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
 
+/// Read-only connections that requests share.
+const READERS: usize = 8;
+
 /// A vault's database.
 pub struct SqliteStore {
+    shared: Arc<Shared>,
+    readers: pool::Pool,
+}
+
+/// What all users of one database have in common.
+struct Shared {
     path: PathBuf,
     size: AtomicU64,
     writer: Mutex<Connection>,
-    readers: pool::Pool,
     index: Index,
 }
 
@@ -50,8 +58,8 @@ impl SqliteStore {
         let writer = open::writer(path)?;
         let size = read::size(&writer)?;
         let index = Index::load(&writer, size)?;
-        let readers = pool::Pool::new(path);
-        Ok(Self { path: path.to_owned(), size: AtomicU64::new(size), writer: Mutex::new(writer), readers, index })
+        let shared = Shared { path: path.to_owned(), size: AtomicU64::new(size), writer: Mutex::new(writer), index };
+        Ok(Self { shared: Arc::new(shared), readers: pool::Pool::new(path, READERS) })
     }
 
     /// Opens a database for reading only, as `verify` does beside a running server.
@@ -67,11 +75,11 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn size(&self) -> u64 {
-        self.size.load(Ordering::Acquire)
+        self.shared.size.load(Ordering::Acquire)
     }
 
     fn append(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut writer = self.shared.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let size = self.size();
         if batch.rows.first().is_some_and(|row| row.sequence != size) {
             return Err(StoreError::Stale);
@@ -81,16 +89,16 @@ impl Store for SqliteStore {
         let transaction =
             writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(unavailable)?;
         insert(&transaction, batch)?;
-        let written = self.index.write_pending(&transaction)?;
+        let written = self.shared.index.write_pending(&transaction)?;
         transaction.commit().map_err(unavailable)?;
-        self.index.pending_written(written);
-        self.index.append(size, batch.terms);
-        self.size.store(size + batch.rows.len() as u64, Ordering::Release);
+        self.shared.index.pending_written(written);
+        self.shared.index.append(size, batch.terms);
+        self.shared.size.store(size + batch.rows.len() as u64, Ordering::Release);
         Ok(())
     }
 
     fn repair(&self) -> Result<(), StoreError> {
-        self.index.repair(&self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        self.shared.index.repair(&self.shared.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     fn rows(&self, sequences: &[u64]) -> Result<Vec<Row>, StoreError> {
@@ -98,7 +106,20 @@ impl Store for SqliteStore {
     }
 
     fn scan(&self, range: Range<u64>, each: &mut dyn FnMut(Row) -> bool) -> Result<(), StoreError> {
-        self.readers.with(|connection| read::scan(connection, range, each))
+        // A connection for each piece: who reads much lets others in between.
+        let mut going = true;
+        for from in range.clone().step_by(usize::try_from(read::SCAN_ROWS).expect("a small number")) {
+            let piece = from..range.end.min(from + read::SCAN_ROWS);
+            let mut until = |row| {
+                going = each(row);
+                going
+            };
+            self.readers.with(|connection| read::scan(connection, piece, &mut until))?;
+            if !going {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn leaves(&self, range: Range<u64>) -> Result<Vec<Hash>, StoreError> {
@@ -111,7 +132,7 @@ impl Store for SqliteStore {
 
     fn find(&self, terms: &[Vec<Term>], range: Range<u64>, order: Order, limit: usize) -> Result<Found, StoreError> {
         let range = range.start..range.end.min(self.size());
-        self.readers.with(|connection| self.index.find(connection, terms, range.clone(), order, limit))
+        self.readers.with(|connection| self.shared.index.find(connection, terms, range.clone(), order, limit))
     }
 
     fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError> {
@@ -120,7 +141,11 @@ impl Store for SqliteStore {
 
     fn disk_bytes(&self) -> u64 {
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |it| it.len());
-        length(&self.path) + length(&open::beside(&self.path, "-wal"))
+        length(&self.shared.path) + length(&open::beside(&self.shared.path, "-wal"))
+    }
+
+    fn apart(&self, readers: usize) -> Arc<dyn Store> {
+        Arc::new(Self { shared: self.shared.clone(), readers: pool::Pool::new(&self.shared.path, readers) })
     }
 }
 

@@ -8,11 +8,10 @@ use rusqlite::Connection;
 use super::super::StoreError;
 use super::open;
 
-/// The most read-only connections at a time; who comes later waits.
-const MOST: usize = 8;
-
 pub(super) struct Pool {
     path: PathBuf,
+    /// The most connections at a time; who comes later waits.
+    most: usize,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -23,8 +22,13 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), state: Mutex::new(State { idle: Vec::new(), out: 0 }), returned: Condvar::new() }
+    pub(super) fn new(path: &Path, most: usize) -> Self {
+        Self {
+            path: path.to_owned(),
+            most,
+            state: Mutex::new(State { idle: Vec::new(), out: 0 }),
+            returned: Condvar::new(),
+        }
     }
 
     /// Runs something with a connection.
@@ -35,7 +39,7 @@ impl Pool {
 
     fn take(&self) -> Result<Connection, StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while state.out == MOST {
+        while state.out == self.most {
             state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.out += 1;

@@ -11,7 +11,7 @@ use super::{signed, unavailable};
 
 const COLUMNS: &str = "sequence, meta, received_at, patient_previous, patient_number, commitment, leaf, sealed";
 /// Rows of one statement of a scan. Short statements let the writer's checkpoints pass.
-const SCAN_ROWS: u64 = 2_048;
+pub(super) const SCAN_ROWS: u64 = 2_048;
 
 pub(super) fn size(connection: &Connection) -> Result<u64, StoreError> {
     count(connection, "SELECT coalesce(max(sequence) + 1, 0) FROM entry")

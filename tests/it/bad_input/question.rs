@@ -122,8 +122,8 @@ async fn a_cursor_holds_for_its_own_query_and_token_only() {
     refused("an auditor", &app.auditor().get(&continued).await, 400, "cursor_invalid", None);
     let page = app.officer().get(&continued).await;
     assert_eq!(page.json()["entries"].as_array().map(Vec::len), Some(2), "the cursor itself is good: {page:?}");
-    // Only the other officer's token is recorded: the pages of a query are the query.
-    assert_eq!(size_of(&app).await, size + 1, "nothing refused is recorded as done");
+    // Only the other officer's token is recorded, with a seal entry: the pages of a query are the query.
+    assert_eq!(size_of(&app).await, size + 2, "nothing refused is recorded as done");
     app.finish();
 }
 

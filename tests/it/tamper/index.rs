@@ -1,11 +1,16 @@
 //! Tiles and the index exist only beyond one full segment (65,536 entries), so one large vault is made for them.
 
+use std::path::Path;
+
 use phivault::cli::local;
 use phivault::config::Settings;
+use phivault::domain::action::Action;
 use phivault::domain::caller::{Caller, Role};
-use phivault::domain::index::Dimension;
+use phivault::domain::index::{Dimension, Term};
 use phivault::domain::json;
 use phivault::store::SEGMENT;
+use phivault::vault::Vault;
+use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
 use crate::app::{init, verify};
@@ -33,6 +38,9 @@ fn more_than_a_segment() -> TempDir {
     };
     for range in [0..SEGMENT + 300, SEGMENT + 300..SEGMENT + 600] {
         let vault = local::open(&settings, &unlock).unwrap();
+        if range.start == 0 {
+            revoke_one(&vault, folder.path());
+        }
         for from in range.clone().step_by(5_000) {
             let lines = (from..range.end.min(from + 5_000)).map(line);
             vault.submit_batch(&caller, lines, false).unwrap();
@@ -45,6 +53,92 @@ fn more_than_a_segment() -> TempDir {
     assert_eq!(segments, 1, "the index of the full segment is finished");
     settle(folder.path());
     folder
+}
+
+/// Makes and revokes a token, and leaves it and its row from before with the vault.
+fn revoke_one(vault: &Vault, dir: &Path) {
+    let admin = Caller { token_id: "t".into(), label: "admin".into(), role: Role::Admin };
+    let made = vault.local_token(Role::Officer, "leaver").unwrap();
+    let sql = "SELECT body, tag FROM state WHERE id = ?1";
+    let row = database(dir).query_row(sql, [&made.view.id], |row| Ok((row.get(0)?, row.get(1)?)));
+    let (body, tag): (Vec<u8>, Vec<u8>) = row.unwrap();
+    let left = [made.token, made.view.id.clone(), hex::encode(body), hex::encode(tag)].join(" ");
+    std::fs::write(dir.join("leaver"), left).unwrap();
+    vault.revoke_token(&admin, &made.view.id, None).unwrap();
+}
+
+/// Takes an action out of the index of the first segment.
+fn hide_action(db: &Connection, action: Action) {
+    let term = Term::new(Dimension::Action, &[action.name().as_bytes()]);
+    let key = i64::from(Dimension::Action as u8) << 16;
+    let mut hidden = 0;
+    loop {
+        let number = hidden_chunk(db, key, term.key);
+        let Some((key, chunk)) = number else { break };
+        db.execute("UPDATE posting SET chunk = ?1 WHERE key = ?2", params![chunk, key]).unwrap();
+        hidden += 1;
+    }
+    assert!(hidden > 0, "the action was in the index");
+}
+
+/// A chunk of a dimension that holds a term, without it.
+fn hidden_chunk(db: &Connection, first: i64, term: u64) -> Option<(i64, Vec<u8>)> {
+    let sql = "SELECT key, chunk FROM posting WHERE key >= ?1 AND key < ?1 + 65536";
+    let mut statement = db.prepare(sql).unwrap();
+    let chunks = statement.query_map([first], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+    chunks.map(Result::unwrap).find_map(|(key, chunk)| {
+        let (mut rest, mut kept) = (chunk.as_slice(), Vec::new());
+        while !rest.is_empty() {
+            let count = usize::from(u16::from_be_bytes([rest[8], rest[9]]));
+            let (group, after) = rest.split_at(10 + 2 * count);
+            if group[..8] != term.to_be_bytes() {
+                kept.extend_from_slice(group);
+            }
+            rest = after;
+        }
+        (kept.len() < chunk.len()).then_some((key, kept))
+    })
+}
+
+#[test]
+fn a_revoked_token_stays_revoked_although_its_revocation_is_hidden_from_the_index() {
+    let folder = more_than_a_segment();
+    let dir = folder.path();
+    let left = std::fs::read_to_string(dir.join("leaver")).unwrap();
+    let [token, id, body, tag] = left.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let open = || {
+        let settings = Settings::load(&dir.join("phivault.toml"), std::iter::empty()).unwrap();
+        local::open(&settings, &local::unlock(&settings).unwrap())
+    };
+    let refused = |what: &str| {
+        let vault = open().unwrap();
+        assert!(vault.authenticate(token, None).is_none(), "{what}");
+        let status = vault.readiness().status;
+        vault.stop().unwrap();
+        drop(vault);
+        settle(dir);
+        status
+    };
+    assert_eq!(refused("a revoked token is refused"), "ready");
+    let revoked = copy(dir);
+    edit(dir, |db| {
+        hide_action(db, Action::TOKEN_REVOKE);
+        let put = "UPDATE state SET body = ?1, tag = ?2 WHERE id = ?3";
+        assert_eq!(db.execute(put, params![hex::decode(body).unwrap(), hex::decode(tag).unwrap(), id]).unwrap(), 1);
+    });
+    assert_eq!(refused("its old row is not the newest the ledger knows"), "degraded");
+    assert_eq!(refused("nor after a restart, which wrote seal entries"), "degraded");
+    let (code, report) = verify(dir);
+    let codes: Vec<_> = report["findings"].as_array().unwrap().iter().map(|it| it["code"].clone()).collect();
+    assert_eq!((code, codes), (1, vec!["index_differs".into(), "state_not_authentic".into()]), "{report:#}");
+    // The revocation itself altered as well: the ledger no longer holds what the start must read.
+    edit(dir, |db| {
+        let sql = "UPDATE entry SET meta = CAST(replace(meta, 'token_revoke', 'token_create') AS BLOB) WHERE instr(meta, 'token_revoke')";
+        assert_eq!(db.execute(sql, []).unwrap(), 1);
+    });
+    let error = open().err().expect("an altered entry is not passed over").to_string();
+    assert!(error.contains("was altered"), "{error}");
+    check_vault(revoked.path());
 }
 
 fn index_cases(chunks: [i64; 3]) -> Vec<Case> {

@@ -1,0 +1,143 @@
+//! What stands at a point of the ledger beside its entries: the newest keyring, and the newest form of each state row.
+//!
+//! Entries say what changes (a token is made, a keyring written); each seal entry says what stands after all changes before
+//! it. A commit that changes anything ends with a seal entry, so the newest seal entry alone tells a start what to believe,
+//! without the index, which somebody with the disk could have altered.
+
+use std::collections::BTreeMap;
+
+use crate::crypto::{label, mac};
+use crate::domain::action::{Action, Outcome};
+use crate::domain::meta::Meta;
+use crate::store::StateRow;
+
+/// The fact that names a keyring file: in the entry that records it, and in each seal entry after.
+pub(super) const KEYRING_DIGEST: &str = "keyring_digest";
+/// Which generation of the keyring that is.
+pub(super) const KEYRING_GENERATION: &str = "keyring_generation";
+/// The fact by which an entry commits to one state row.
+pub(super) const STATE_DIGEST: &str = "state_digest";
+/// The fact by which a seal entry commits to all state rows.
+pub(super) const STATE_ROOT: &str = "state_root";
+
+/// What stands.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(super) struct Standing {
+    /// Digest and generation of the keyring.
+    pub(super) keyring: (String, String),
+    /// The digest of each state row, by kind and id.
+    rows: BTreeMap<(String, String), String>,
+}
+
+impl Standing {
+    /// What stands when these are the state rows.
+    pub(super) fn of_rows<'a>(keyring: (String, String), rows: impl IntoIterator<Item = &'a StateRow>) -> Self {
+        let rows = rows.into_iter().map(|row| ((row.kind.clone(), row.id.clone()), digest_of(row)));
+        Self { keyring, rows: rows.collect() }
+    }
+
+    /// Takes in what an entry changes; whether it changes anything.
+    pub(super) fn apply(&mut self, meta: &Meta) -> bool {
+        if meta.outcome != Outcome::Success {
+            return false;
+        }
+        if [Action::VAULT_CREATE, Action::KEY_ROTATE].contains(&meta.action)
+            && let (Some(digest), Some(generation)) = (meta.fact(KEYRING_DIGEST), meta.fact(KEYRING_GENERATION))
+        {
+            self.keyring = (digest.to_owned(), generation.to_owned());
+            return meta.action != Action::VAULT_CREATE;
+        }
+        if [Action::TOKEN_CREATE, Action::TOKEN_REVOKE].contains(&meta.action)
+            && let (Some(record), Some(digest)) = (&meta.record, meta.fact(STATE_DIGEST))
+        {
+            self.rows.insert((record.kind.to_lowercase(), record.id.clone()), digest.to_owned());
+            return true;
+        }
+        false
+    }
+
+    /// Whether the newest form of a state row is this one.
+    pub(super) fn holds(&self, row: &StateRow) -> bool {
+        self.rows.get(&(row.kind.clone(), row.id.clone())).is_some_and(|digest| *digest == digest_of(row))
+    }
+
+    /// The digest that a state row should have.
+    pub(super) fn of(&self, kind: &str, id: &str) -> Option<&str> {
+        self.rows.get(&(kind.to_owned(), id.to_owned())).map(String::as_str)
+    }
+
+    /// Kind and id of every state row there should be.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rows.keys().map(|(kind, id)| (kind.as_str(), id.as_str()))
+    }
+
+    /// One digest over all state rows.
+    pub(super) fn state_root(&self) -> String {
+        let parts: Vec<&[u8]> = self
+            .rows
+            .iter()
+            .flat_map(|((kind, id), digest)| [kind.as_bytes(), id.as_bytes(), digest.as_bytes()])
+            .collect();
+        hex::encode(mac::digest(label::STATE_ROOT, &parts))
+    }
+
+    /// What a seal entry states, by rising name.
+    pub(super) fn facts(&self) -> Vec<(String, String)> {
+        vec![
+            (KEYRING_DIGEST.to_owned(), self.keyring.0.clone()),
+            (KEYRING_GENERATION.to_owned(), self.keyring.1.clone()),
+            (STATE_ROOT.to_owned(), self.state_root()),
+        ]
+    }
+}
+
+/// The digest of a state row, its tag included.
+pub(super) fn digest_of(row: &StateRow) -> String {
+    hex::encode(mac::digest(label::STATE_DIGEST, &[row.kind.as_bytes(), row.id.as_bytes(), &row.body, &row.tag]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::meta::Record;
+    use crate::vault::writer::own_meta;
+
+    fn row(id: &str, body: &[u8]) -> StateRow {
+        StateRow { kind: "token".into(), id: id.into(), body: body.to_vec(), tag: vec![7; 32] }
+    }
+
+    fn about(row: &StateRow, outcome: Outcome) -> Meta {
+        let mut meta = own_meta(Action::TOKEN_CREATE, vec![(STATE_DIGEST.into(), digest_of(row))]);
+        meta.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
+        Meta { outcome, ..meta }
+    }
+
+    #[test]
+    fn entries_and_rows_come_to_the_same() {
+        let rows = [row("a", b"1"), row("b", b"2")];
+        let mut standing = Standing::default();
+        assert!(standing.apply(&about(&rows[1], Outcome::Success)));
+        assert!(standing.apply(&about(&row("a", b"0"), Outcome::Success)));
+        assert!(standing.apply(&about(&rows[0], Outcome::Success)));
+        assert_eq!(standing, Standing::of_rows(standing.keyring.clone(), &rows));
+        assert!(standing.holds(&rows[0]) && !standing.holds(&row("a", b"0")));
+    }
+
+    #[test]
+    fn a_denied_change_changes_nothing() {
+        let mut standing = Standing::default();
+        assert!(!standing.apply(&about(&row("a", b"1"), Outcome::Denied)));
+        assert_eq!(standing, Standing::default());
+    }
+
+    #[test]
+    fn every_part_of_a_row_counts() {
+        let root = |row: StateRow| Standing::of_rows(Default::default(), [&row]).state_root();
+        let base = root(row("a", b"1"));
+        assert_ne!(base, root(row("b", b"1")));
+        assert_ne!(base, root(row("a", b"2")));
+        assert_ne!(base, root(StateRow { tag: vec![8; 32], ..row("a", b"1") }));
+        assert_ne!(base, root(StateRow { kind: "user".into(), ..row("a", b"1") }));
+        assert_ne!(base, Standing::default().state_root());
+    }
+}

@@ -1,0 +1,218 @@
+//! What a start believes: nothing that is found on disk before it is checked against the ledger and its lock.
+//!
+//! The index is not asked: somebody with the disk can hide an entry from it. What stands (tokens, keyring) is read from the
+//! newest seal entry, found from the end, and shown to be in the signed tree.
+
+use uuid::Uuid;
+
+use crate::crypto::seal;
+use crate::domain::action::Action;
+use crate::domain::meta::Meta;
+use crate::ledger::leaf::{Sequenced, entry_leaf};
+use crate::ledger::note::NoteSigner;
+use crate::ledger::tree::{Edge, TILE_WIDTH, tile_root};
+use crate::store::{Row, SEGMENT, StateRow, Store, StoreError};
+
+use super::error::OpenError;
+use super::keys::Keys;
+use super::ledger::Ledger;
+use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, STATE_ROOT, Standing};
+use super::writer::{Unsealed, find_id};
+
+/// Entries read at a time on the way back from the end; whole tiles of leaves.
+const PIECE: u64 = 4_096;
+
+/// The first entry must be the vault's creation, and name this signing key.
+pub(super) fn check_first(store: &dyn Store, signer: &NoteSigner) -> Result<(), OpenError> {
+    let wrong = |what: &str| Err(OpenError::Distrust(what.to_owned()));
+    if store.size() == 0 {
+        return wrong(
+            "The database is empty: it was cut, or `init` did not finish. Restore a backup, or make a new vault elsewhere.",
+        );
+    }
+    let row = store.rows(&[0])?.pop().ok_or(StoreError::Corrupt("entry 0 is not there".into()))?;
+    let meta = meta_of(&row)?;
+    if meta.action != Action::VAULT_CREATE || meta.fact("verifier_key") != Some(&signer.verifier_key().to_string()) {
+        return wrong(
+            "The signing key is not the one this ledger began with. Put the vault's own signing key back from its backup.",
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn meta_of(row: &Row) -> Result<Meta, OpenError> {
+    Meta::decode(&row.meta).map_err(|error| {
+        StoreError::Corrupt(format!("the metadata of entry {} does not read: {error}", row.sequence)).into()
+    })
+}
+
+/// Rebuilds the right edge of the tree: tiles that are complete from the store, the rest from the entries themselves. The
+/// leaves of the entries read are computed again.
+pub(super) fn rebuild_edge(store: &dyn Store) -> Result<Edge, OpenError> {
+    let size = store.size();
+    let width = TILE_WIDTH as u64;
+    let begin = size / SEGMENT * SEGMENT;
+    let mut leaves = Vec::with_capacity(usize::try_from(size - begin).unwrap_or(0));
+    let mut wrong = None;
+    store.scan(begin..size, &mut |row| {
+        let leaf = leaf_of(&row);
+        leaves.push(leaf);
+        if leaf != row.leaf {
+            wrong = Some(row.sequence);
+        }
+        wrong.is_none()
+    })?;
+    if let Some(sequence) = wrong {
+        return Err(altered(sequence));
+    }
+    let full = leaves.len() / TILE_WIDTH * TILE_WIDTH;
+    let mut levels = vec![leaves[full..].to_vec(), leaves[..full].chunks(TILE_WIDTH).map(tile_root).collect()];
+    // From level 2 up, each hash is the root of a full tile of the level below.
+    let mut count = size / SEGMENT;
+    for level in 2_u8.. {
+        if count == 0 {
+            break;
+        }
+        let first = count / width * width;
+        let mut hashes = Vec::new();
+        for index in first..count {
+            let tile = store.tile(level - 1, index)?;
+            let tile =
+                tile.ok_or_else(|| StoreError::Corrupt(format!("tile {index} of level {} is not there", level - 1)))?;
+            hashes.push(tile_root(&tile));
+        }
+        levels.push(hashes);
+        count /= width;
+    }
+    Edge::from_levels(size, levels)
+        .ok_or_else(|| StoreError::Corrupt("the tiles do not fit the number of entries".into()).into())
+}
+
+/// The newest seal entry, or the first entry while there is none: its position, and its facts about what stands.
+pub(super) fn newest_seal(store: &dyn Store, ledger: &Ledger) -> Result<(u64, Meta), OpenError> {
+    let mut end = store.size();
+    while end > 0 {
+        let begin = (end - 1) / PIECE * PIECE;
+        let mut newest = None;
+        each_proven(store, ledger, begin..end, &mut |row, meta| {
+            if meta.action == Action::SEAL || row.sequence == 0 {
+                newest = Some((row.sequence, meta));
+            }
+        })?;
+        if let Some(found) = newest {
+            return Ok(found);
+        }
+        end = begin;
+    }
+    Err(StoreError::Corrupt("there is no first entry".into()).into())
+}
+
+/// What stands, and the state rows in the database that are the newest the ledger knows.
+///
+/// If the rows are not what the newest seal entry says, all entries are read to tell which of them are; this takes long, and
+/// only happens after somebody changed the database.
+pub(super) fn state_rows(
+    store: &dyn Store,
+    ledger: &Ledger,
+    seal: &Meta,
+    kinds: &[&str],
+) -> Result<(Standing, Vec<StateRow>), OpenError> {
+    let fact = |name| seal.fact(name).unwrap_or_default().to_owned();
+    let mut rows = Vec::new();
+    for kind in kinds {
+        rows.extend(store.state(kind)?);
+    }
+    let standing = Standing::of_rows((fact(KEYRING_DIGEST), fact(KEYRING_GENERATION)), &rows);
+    let before_any = || Standing::default().state_root();
+    if standing.state_root() == seal.fact(STATE_ROOT).map_or_else(before_any, str::to_owned) {
+        return Ok((standing, rows));
+    }
+    tracing::error!("the state rows in the database are not the newest; all entries are read to tell which are");
+    let mut standing = Standing::default();
+    each_proven(store, ledger, 0..store.size(), &mut |_, meta| {
+        standing.apply(&meta);
+    })?;
+    Ok((standing, rows))
+}
+
+/// Calls `each` with the entries of a range that begins with a tile of leaves. Each is shown to be in the tree: its leaf is
+/// computed again, and a proof leads from every tile of leaves to the root.
+fn each_proven(
+    store: &dyn Store,
+    ledger: &Ledger,
+    range: std::ops::Range<u64>,
+    each: &mut dyn FnMut(&Row, Meta),
+) -> Result<(), OpenError> {
+    let mut wrong = None;
+    store.scan(range, &mut |row| {
+        let leaf = leaf_of(&row);
+        let tile_begins = row.sequence % TILE_WIDTH as u64 == 0;
+        let proven = leaf == row.leaf && (!tile_begins || ledger.has_leaf(row.sequence, &leaf).is_ok_and(|it| it));
+        match (proven, meta_of(&row)) {
+            (true, Ok(meta)) => each(&row, meta),
+            (true, Err(error)) => wrong = Some(error),
+            (false, _) => wrong = Some(altered(row.sequence)),
+        }
+        wrong.is_none()
+    })?;
+    wrong.map_or(Ok(()), Err)
+}
+
+/// Rebuilds what no seal entry covers yet.
+pub(super) fn rebuild_unsealed(store: &dyn Store, from: u64) -> Result<Unsealed, OpenError> {
+    let mut unsealed = Unsealed::new(from);
+    let mut wrong = None;
+    store.scan(from..store.size(), &mut |row| {
+        match meta_of(&row) {
+            Ok(meta) => unsealed.add(&meta, &row.sealed),
+            Err(error) => wrong = Some(error),
+        }
+        wrong.is_none()
+    })?;
+    wrong.map_or(Ok(unsealed), Err)
+}
+
+/// Entries that no checkpoint covers yet (those of the last second before a crash) must have been sealed with this vault's
+/// keys, and none may be there twice: somebody with the disk but without the keys cannot add one.
+pub(super) fn check_tail(store: &dyn Store, keys: &Keys, signed: u64) -> Result<(), OpenError> {
+    let mut wrong = None;
+    store.scan(signed..store.size(), &mut |row| {
+        let ring = keys.ring();
+        let genuine = meta_of(&row).ok().is_some_and(|meta| {
+            let keys = seal::header(&row.sealed).ok().and_then(|header| ring.opening(header));
+            let opens = keys.is_some_and(|keys| {
+                seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).is_ok()
+            });
+            opens && !repeats(store, meta.id, row.sequence)
+        });
+        if !genuine {
+            wrong = Some(row.sequence);
+        }
+        genuine
+    })?;
+    match wrong {
+        None => Ok(()),
+        Some(sequence) => Err(OpenError::Distrust(format!(
+            "Entry {sequence} was not written by this vault: it is not sealed with its keys, or repeats another entry. Do not write to this database. Run `phivault verify`."
+        ))),
+    }
+}
+
+fn repeats(store: &dyn Store, id: Uuid, sequence: u64) -> bool {
+    !matches!(find_id(store, id, 0..sequence), Ok(None))
+}
+
+fn leaf_of(row: &Row) -> crate::ledger::hash::Hash {
+    let sequenced = Sequenced {
+        received_at: row.received_at,
+        patient_previous: row.patient_previous,
+        patient_number: row.patient_number,
+    };
+    entry_leaf(&row.meta, &row.commitment, sequenced)
+}
+
+fn altered(sequence: u64) -> OpenError {
+    OpenError::Distrust(format!(
+        "Entry {sequence} was altered: it is not what the ledger holds. Do not write to this database. Run `phivault verify`."
+    ))
+}
