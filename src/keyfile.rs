@@ -68,7 +68,7 @@ pub fn read_private(path: &Path, what: &str) -> Result<Zeroizing<String>, FileEr
     let unreadable = |error| FileError::new(format!("The {what} {shown} cannot be read: {error}. {remedy}"));
     let file = File::open(path).map_err(unreadable)?;
     let meta = file.metadata().map_err(unreadable)?;
-    if meta.permissions().mode() & 0o077 != 0 {
+    if meta.permissions().mode() & 0o077 != 0 && !is_credential(path, &meta) {
         return Err(FileError::new(format!("The {what} {shown} is open to other users. Run: chmod 600 {shown}")));
     }
     let mut text =
@@ -80,6 +80,11 @@ pub fn read_private(path: &Path, what: &str) -> Result<Zeroizing<String>, FileEr
             Err(FileError::new(format!("The {what} {shown} is damaged: it is not text. Restore it from a backup.")))
         }
     }
+}
+
+/// systemd hands credentials to a service as files of root that the service's group may read (systemd.exec, "Credentials").
+fn is_credential(path: &Path, meta: &std::fs::Metadata) -> bool {
+    path.starts_with("/run/credentials") && meta.uid() == 0 && meta.permissions().mode() & 0o037 == 0
 }
 
 /// Makes a file that must not exist yet, readable by its owner only, durable when it returns.
@@ -139,8 +144,12 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`].
 pub fn create_folder(path: &Path) -> Result<(), FileError> {
+    if path.is_dir() {
+        return Ok(());
+    }
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| FileError::new(format!("The folder {} cannot be made: {error}.", path.display())))
+    made.map_err(|error| FileError::new(format!("The folder {} cannot be made: {error}.", path.display())))?;
+    sync_folder(path)
 }
 
 /// The key file that unlocks a keyring: 64 hex digits, or exactly 32 bytes.
@@ -198,8 +207,14 @@ pub fn same_device(one: &Path, other: &Path) -> bool {
 /// The lock: the newest signed checkpoint, outside the database. Whoever rolls the database back does not have it back.
 pub struct LockFile {
     path: PathBuf,
-    /// What this process knows to stand in it.
-    known: Mutex<String>,
+    known: Mutex<Known>,
+}
+
+/// What this process knows to stand in the lock.
+struct Known {
+    note: String,
+    /// What it tried to put there last. If the folder could not be synced, this may stand there already.
+    tried: Option<String>,
 }
 
 impl LockFile {
@@ -224,12 +239,12 @@ impl LockFile {
             )));
         }
         let note = read_private(path, "lock")?;
-        Ok(Self { path: path.to_owned(), known: Mutex::new(note.as_str().to_owned()) })
+        Ok(Self { path: path.to_owned(), known: Mutex::new(Known { note: note.as_str().to_owned(), tried: None }) })
     }
 
     /// The note in it, as this process knows it.
     pub fn note(&self) -> String {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note.clone()
     }
 
     /// Puts a new note in place of the known one (compare and swap).
@@ -239,14 +254,15 @@ impl LockFile {
     pub fn swap(&self, note: &str) -> Result<(), FileError> {
         let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let found = read_private(&self.path, "lock")?;
-        if *found != *known {
+        if *found != known.note && known.tried.as_deref() != Some(found.as_str()) {
             return Err(FileError::new(format!(
                 "The lock {} was changed by something else. Two vaults may be running on one ledger; stop both and run `phivault verify`.",
                 self.path.display()
             )));
         }
+        known.tried = Some(note.to_owned());
         replace_private(&self.path, note.as_bytes())?;
-        note.clone_into(&mut known);
+        *known = Known { note: note.to_owned(), tried: None };
         Ok(())
     }
 }

@@ -69,6 +69,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         key_file: args.key_file.as_deref(),
         blind: args.blind,
     };
+    crate::telemetry::start(&crate::config::Log { level: "warn".into(), ..Default::default() })
+        .map_err(|error| anyhow!(error))?;
     let token =
         make(&args.dir, &how, &unlock, Cost { memory_kib: args.argon2_mib * 1024, ..Cost::default() }, &args.name)?;
     let dir = args.dir.display();

@@ -57,7 +57,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Import(args) => remote(import::run(args)),
         Command::Report(args) => remote(report::run(args)),
-        Command::Token(args) => remote(token::run(args)),
+        Command::Token(args) => token::run(args),
         Command::Keys(args) => remote(keys::run(args)),
     };
     result.unwrap_or_else(|error| {
@@ -67,7 +67,7 @@ pub fn run() -> ExitCode {
 }
 
 /// Runs a command that speaks to a server.
-fn remote(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn remote<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 

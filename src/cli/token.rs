@@ -16,7 +16,9 @@ use zeroize::Zeroizing;
 use crate::cli::client::terminal::{self, escape, moment};
 use crate::cli::client::{Client, ConnectArgs};
 
-/// Make, list and revoke access tokens (needs the role admin)
+mod recover;
+
+/// Make, list and revoke access tokens (needs the role admin); recover when none is left
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -35,6 +37,11 @@ enum Command {
     List(List),
     /// Revoke a token; requests with it are refused from now on
     Revoke(Revoke),
+    /// Make an admin token on the vault's own machine, when the last one is lost or has expired
+    ///
+    /// Stop the vault first. Needs what unlocks the keyring, as `phivault serve` does, and no token. The ledger records
+    /// that the token was made here. Standard output gets the token and nothing else.
+    Recover(recover::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -119,11 +126,12 @@ enum Role {
 ///
 /// # Errors
 /// What the vault refuses, and files that cannot be written.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Create(args) => create(args).await?,
-        Command::List(args) => list(args).await?,
-        Command::Revoke(args) => revoke(args).await?,
+        Command::Create(args) => super::remote(create(args))?,
+        Command::List(args) => super::remote(list(args))?,
+        Command::Revoke(args) => super::remote(revoke(args))?,
+        Command::Recover(args) => return recover::run(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

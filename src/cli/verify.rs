@@ -87,11 +87,11 @@ pub fn describe(report: &VerifyReport) -> String {
             "intact: {entries} entries of {} agree with the checkpoint over {}.",
             report.origin, report.checkpoint_size
         )),
-        Verdict::Altered => lines.push(format!(
-            "ALTERED: {} findings in {entries} entries of {}.",
-            report.findings.len() as u64 + report.more_findings,
-            report.origin
-        )),
+        Verdict::Altered => {
+            let count = report.findings.len() as u64 + report.more_findings;
+            let plural = if count == 1 { "" } else { "s" };
+            lines.push(format!("ALTERED: {count} finding{plural} in {entries} entries of {}.", report.origin));
+        }
         Verdict::Unsure => lines.push("could not tell.".to_owned()),
     }
     lines.push(format!("root {}", report.root));

@@ -8,9 +8,11 @@ use super::action::{Action, Kind, Outcome};
 use super::canonical::{MAX_DEPTH, put_value};
 use super::issue::Issues;
 use super::json::escape;
-use super::meta::{Actor, Context, Reason, Record, Related};
+use super::meta::{Actor, BLIND_PREFIX, Context, PATIENT_TYPE, Patient, Reason, Record, Related, is_patient_type};
 use super::reason::{Given, Vocabulary};
-use super::rules::{Item, MAX_CHANGES, MAX_ID_BYTES, MAX_LIST, MAX_TEXT_BYTES, MAX_VALUE_BYTES, NoOp, Rules};
+use super::rules::{
+    Item, MAX_CHANGES, MAX_CONTEXT_BYTES, MAX_ID_BYTES, MAX_LIST, MAX_TEXT_BYTES, MAX_VALUE_BYTES, NoOp, Rules,
+};
 use super::submission::{ActorIn, ChangeIn, DisclosureIn, ReasonIn, RecordIn, RelatedIn, Submission};
 use super::time::Timestamp;
 use super::value::{Leaf, Phi, Value, number_is_kept};
@@ -96,7 +98,7 @@ impl Check {
 
     pub(super) fn record(&mut self, it: RecordIn) -> Option<Record> {
         let kind = self.required_id("/record/type", it.kind);
-        let id = self.required_id("/record/id", it.id);
+        let id = self.required_id("/record/id", it.id).and_then(|id| self.of_type("/record/id", kind.as_deref(), id));
         let version = self.id("/record/version", it.version);
         Some(Record { kind: kind?, id: id?, version })
     }
@@ -105,10 +107,27 @@ impl Check {
         self.at_most("/related", related.len(), MAX_LIST);
         let one = |(n, it): (usize, RelatedIn)| {
             let kind = self.required_id(&format!("/related/{n}/type"), it.kind);
-            let id = self.required_id(&format!("/related/{n}/id"), it.id);
+            let pointer = format!("/related/{n}/id");
+            let id = self.required_id(&pointer, it.id).and_then(|id| self.of_type(&pointer, kind.as_deref(), id));
             Some(Related { kind: kind?, id: id? })
         };
         related.into_iter().enumerate().filter_map(one).collect()
+    }
+
+    pub(super) fn patient(&mut self, id: Option<String>) -> Option<Patient> {
+        let pointer = "/patient/id";
+        let id = self.required_id(pointer, id).and_then(|id| self.of_type(pointer, Some(PATIENT_TYPE), id));
+        id.map(Patient::Plain)
+    }
+
+    /// An id of a patient must not look like one that the vault has blinded.
+    fn of_type(&mut self, pointer: &str, kind: Option<&str>, id: String) -> Option<String> {
+        if kind.is_some_and(is_patient_type) && id.starts_with(BLIND_PREFIX) {
+            let detail = "The id of a patient must not begin with \"blind:\"; ids that the vault has hidden begin so.";
+            self.issues.add(pointer, "id_reserved", detail);
+            return None;
+        }
+        Some(id)
     }
 
     pub(super) fn required_id(&mut self, pointer: &str, text: Option<String>) -> Option<String> {
@@ -118,13 +137,20 @@ impl Check {
         self.id(pointer, text)
     }
 
-    /// An id or label: 1 to 256 bytes, no control characters, nothing that turns the direction of text.
+    /// An id or label: 1 to 256 bytes, no control characters, nothing that turns the direction of text, no space around it
+    /// (two users whose ids differ by a space look like one in every report).
     pub(super) fn id(&mut self, pointer: &str, text: Option<String>) -> Option<String> {
+        self.short_text(pointer, text, MAX_ID_BYTES)
+    }
+
+    fn short_text(&mut self, pointer: &str, text: Option<String>, most: usize) -> Option<String> {
         let text = text?;
         if text.trim().is_empty() {
             self.issues.add(pointer, "empty", "This field must not be empty.");
-        } else if text.len() > MAX_ID_BYTES {
-            self.issues.add(pointer, "too_long", format!("This field is limited to {MAX_ID_BYTES} bytes."));
+        } else if text.len() > most {
+            self.issues.add(pointer, "too_long", format!("This field is limited to {most} bytes."));
+        } else if text.trim() != text {
+            self.issues.add(pointer, "space_around", "This field begins or ends with a space.");
         } else if text.chars().any(is_unsafe) {
             self.issues.add(pointer, "control_character", "This field holds a control character.");
         } else {
@@ -268,8 +294,9 @@ impl Check {
 
     pub(super) fn context(&mut self, mut given: BTreeMap<String, Option<String>>) -> Context {
         let mut take = |name: &str| {
-            let text = given.remove(name).flatten();
-            self.id(&format!("/context/{name}"), text)
+            // Browsers and gateways make long ones.
+            let most = if ["session_id", "user_agent"].contains(&name) { MAX_CONTEXT_BYTES } else { MAX_ID_BYTES };
+            self.short_text(&format!("/context/{name}"), given.remove(name).flatten(), most)
         };
         let context = Context {
             session_id: take("session_id"),

@@ -91,6 +91,9 @@ pub struct EntryView {
     pub leaf_hash: String,
     /// The data-key version its values are sealed under.
     pub key_version: u32,
+    /// Why blinded ids are shown as they rest: `destroyed` (with their key) or `damaged` (run `phivault verify`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed_ids: Option<&'static str>,
 }
 
 /// Who did it.
@@ -284,6 +287,7 @@ impl EntryView {
             facts: meta.facts.iter().cloned().collect(),
             leaf_hash,
             key_version,
+            sealed_ids: None,
         }
     }
 }
@@ -305,7 +309,7 @@ impl Revealed {
                 ("note", _) => note = Some(open),
                 // Blinded ids stand in the view already.
                 ("patient/id" | "record/id", _) => {}
-                (path, _) if path.starts_with("related/") => {}
+                (path, _) if path.starts_with("related/") && path.ends_with("/id") => {}
                 _ => {
                     other.insert(item.path, open);
                 }

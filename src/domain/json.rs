@@ -20,7 +20,8 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Issue> {
         return Err(Issue::new("", "invalid_json", "The body uses a reserved word as a key."));
     }
     // serde would also take a struct from an array of its fields; nobody means that.
-    if text.trim_ascii_start().starts_with('[') {
+    let start = text.trim_ascii_start();
+    if start.starts_with('[') || start.trim_ascii_end() == "null" {
         return Err(Issue::new("", "wrong_type", "The value has the wrong type; expected an object."));
     }
     match serde_json::from_str(text) {
@@ -35,7 +36,8 @@ fn explain<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Issue 
         let detail = if error.to_string().starts_with("recursion limit") {
             "The JSON nests too deeply.".to_owned()
         } else {
-            format!("This is not valid JSON (RFC 8259) at line {}, column {}.", error.line(), error.column())
+            let place = if error.line() > 1 { format!("line {}, ", error.line()) } else { String::new() };
+            format!("This is not valid JSON (RFC 8259) at {place}column {}.", error.column())
         };
         return Issue::new("", "invalid_json", detail);
     }
@@ -64,6 +66,19 @@ pub fn classify(pointer: &str, message: &str) -> Issue {
     }
     if message.starts_with("missing field") {
         return Issue::new(pointer, "missing", "A required field is missing here.");
+    }
+    if message.contains("invalid digit")
+        || message.contains("cannot parse integer")
+        || message.contains("number too large")
+    {
+        return Issue::new(
+            pointer,
+            "wrong_type",
+            "The value has the wrong type; expected a whole number, not negative.",
+        );
+    }
+    if message.contains("was not `true` or `false`") {
+        return Issue::new(pointer, "wrong_type", "The value has the wrong type; expected true or false.");
     }
     let expected = message.rsplit_once("expected ").map_or("another type", |(_, expected)| expected);
     let expected = expected.split(" at line ").next().unwrap_or("another type");

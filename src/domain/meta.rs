@@ -133,8 +133,13 @@ pub struct Context {
 /// The type of a record or related thing that is a patient; with blind ids its id is blinded too.
 pub const PATIENT_TYPE: &str = "Patient";
 
-/// How a blind index is written where an id text stands.
-const BLIND_PREFIX: &str = "blind:";
+/// How a blind index is written where an id text stands. No submitted id of a patient may begin with it.
+pub const BLIND_PREFIX: &str = "blind:";
+
+/// Whether a type, however it is written, is [`PATIENT_TYPE`].
+pub fn is_patient_type(kind: &str) -> bool {
+    kind.eq_ignore_ascii_case(PATIENT_TYPE)
+}
 
 impl Patient {
     /// As an id text: the id itself, or `blind:<version>:<hex>`.
@@ -162,9 +167,17 @@ impl Meta {
         self.facts.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The patients it names beside its own, as related things of type `Patient`.
+    /// The patients it names beside its own: a record or related things of type `Patient`.
     pub fn other_patients(&self) -> impl Iterator<Item = Patient> {
-        self.related.iter().filter(|it| it.kind == PATIENT_TYPE).map(|it| Patient::from_id_text(&it.id))
+        let record = self.record.iter().map(|it| (&it.kind, &it.id));
+        let named = record.chain(self.related.iter().map(|it| (&it.kind, &it.id)));
+        let patients = named.filter(|(kind, _)| is_patient_type(kind)).map(|(_, id)| Patient::from_id_text(id));
+        patients.filter(|it| Some(it) != self.patient.as_ref())
+    }
+
+    /// Its own patient and every other it names.
+    pub fn patients(&self) -> impl Iterator<Item = Patient> {
+        self.patient.iter().cloned().chain(self.other_patients())
     }
 
     /// The canonical bytes.

@@ -7,7 +7,7 @@ use super::action::{Action, Outcome};
 use super::canonical::Writer;
 use super::index::{Dimension, Term};
 use super::issue::{Issue, Issues};
-use super::meta::{Meta, PATIENT_TYPE, Patient};
+use super::meta::{Meta, Patient, is_patient_type};
 use super::rules::identifier;
 use super::time::Timestamp;
 
@@ -124,7 +124,7 @@ impl QueryIn {
     /// Everything that is wrong, each with the name of the parameter.
     pub fn check(self, forms: impl Fn(&str) -> Vec<Patient>) -> Result<Query, Vec<Issue>> {
         let mut issues = Issues::default();
-        let record_is_patient = self.record_type.as_deref() == Some(PATIENT_TYPE);
+        let record_is_patient = self.record_type.as_deref().is_some_and(is_patient_type);
         if self.record_id.is_some() && self.record_type.is_none() {
             issues.add("record_id", "missing", "A record id needs its record_type beside it.");
         }

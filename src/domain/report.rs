@@ -101,35 +101,46 @@ pub struct BreakGlassUse {
     pub note_given: bool,
 }
 
+/// The most rows and figures of one report, so that what applications submit cannot make it outgrow the memory.
+pub const MAX_FIGURES: usize = 2_000_000;
+
 /// The fold: entries go in one by one, in any order.
 pub struct AccessFold {
     offset: FixedOffset,
     detailed: bool,
     covered: u64,
+    /// Rows and figures so far.
+    figures: usize,
     actors: BTreeMap<String, (ActorReport, BTreeMap<String, u64>)>,
 }
 
 impl AccessFold {
     /// Begins a fold. With `detailed` patients and break-the-glass uses are listed.
     pub fn new(offset: FixedOffset, detailed: bool) -> Self {
-        Self { offset, detailed, covered: 0, actors: BTreeMap::new() }
+        Self { offset, detailed, covered: 0, figures: 0, actors: BTreeMap::new() }
     }
 
-    /// Counts one entry.
-    pub fn add(&mut self, entry: &EntryView) {
+    /// Counts one entry; `false` when the report has grown beyond [`MAX_FIGURES`].
+    #[must_use]
+    pub fn add(&mut self, entry: &EntryView) -> bool {
         self.covered += 1;
         let time = entry.occurred_at.unwrap_or(entry.received_at);
-        let (row, patients) = self.actors.entry(entry.actor.id.clone()).or_default();
+        let mut figures = self.figures;
+        let (row, patients) = self.actors.entry(entry.actor.id.clone()).or_insert_with(|| {
+            figures += 1;
+            Default::default()
+        });
         row.total += 1;
         row.with_note += u64::from(entry.reason.note_given);
         row.first = Some(row.first.map_or(time, |first| first.min(time)));
         row.last = Some(row.last.map_or(time, |last| last.max(time)));
         row.failures += u64::from(entry.outcome == Outcome::Failure);
         row.denials += u64::from(entry.outcome == Outcome::Denied);
-        let count = |map: &mut BTreeMap<String, u64>, key: &str| match map.get_mut(key) {
+        let mut count = |map: &mut BTreeMap<String, u64>, key: &str| match map.get_mut(key) {
             Some(n) => *n += 1,
             None => {
                 map.insert(key.to_owned(), 1);
+                figures += 1;
             }
         };
         count(&mut row.by_action, entry.action.name());
@@ -155,8 +166,11 @@ impl AccessFold {
                     reason: entry.reason.code.clone(),
                     note_given: entry.reason.note_given,
                 });
+                figures += 1;
             }
         }
+        self.figures = figures;
+        figures <= MAX_FIGURES
     }
 
     /// How many entries were counted, and the rows by rising user.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::action::Action;
 use super::check::Check;
 use super::issue::Issue;
-use super::meta::{Meta, Patient, Reason};
+use super::meta::{Meta, Reason};
 use super::reason::Vocabulary;
 use super::submission::{ReasonIn, Submission};
 use super::time::Timestamp;
@@ -17,6 +17,8 @@ pub const MAX_CHANGES: usize = 200;
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 /// The longest id, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
+/// The longest session id or user agent, in bytes.
+pub const MAX_CONTEXT_BYTES: usize = 1_024;
 /// The longest note or other sealed text, in bytes.
 pub const MAX_TEXT_BYTES: usize = 8 * 1024;
 /// The most related things, sensitivity labels or further context keys.
@@ -90,7 +92,7 @@ pub fn draft(
     let latest = arrival.now.plus_seconds(rules.max_skew_seconds);
     let (occurred_at, ended_at, effective_at) = check.times(&submission, latest);
     let actor = check.actor(submission.actor);
-    let patient = submission.patient.and_then(|it| check.required_id("/patient/id", it.id)).map(Patient::Plain);
+    let patient = submission.patient.and_then(|it| check.patient(it.id));
     let record = submission.record.and_then(|it| check.record(it));
     let category = check.id("/category", submission.category);
     let sensitivity = check.labels(submission.sensitivity.unwrap_or_default());

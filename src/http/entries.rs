@@ -3,7 +3,8 @@
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeSeed, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -133,7 +134,8 @@ pub(super) async fn batch(
     let is_array = body::media_type(&request) == JSON;
     let partial = params.partial.unwrap_or(false);
     let result = blocking(move || {
-        let lines = if is_array { array(&body)? } else { ndjson(&body, api.limits.batch_lines) };
+        let lines =
+            if is_array { array(&body, api.limits.batch_lines)? } else { ndjson(&body, api.limits.batch_lines) };
         check_count(lines.len(), api.limits.batch_lines)?;
         let submissions = lines.iter().map(|(_, text)| one(text, &api.limits));
         let outcomes = api.vault.submit_batch(&caller, submissions, partial)?;
@@ -238,13 +240,45 @@ fn ndjson(body: &[u8], most: usize) -> Vec<Line<'_>> {
     lines.take(most + 1).collect()
 }
 
-fn array(body: &[u8]) -> ApiResult<Vec<Line<'_>>> {
-    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|_| {
+/// The items of a JSON array; at most one more than there may be, so that a body of eight million of them takes no memory.
+fn array(body: &[u8], most: usize) -> ApiResult<Vec<Line<'_>>> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let items = Bounded(most + 1).deserialize(&mut reader).and_then(|items| reader.end().map(|()| items));
+    let items = items.map_err(|_| {
         let detail =
             "The body is not a JSON array of submissions. For one submission a line send application/x-ndjson.";
         Issue::new("", "invalid_json", detail)
     })?;
     Ok((1..).zip(items).map(|(number, item)| (number, item.get().as_bytes())).collect())
+}
+
+/// Keeps the first so many items of an array, and reads over the rest.
+struct Bounded(usize);
+
+impl<'de> DeserializeSeed<'de> for Bounded {
+    type Value = Vec<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut kept = Vec::new();
+        while kept.len() < self.0 {
+            let Some(item) = items.next_element()? else { return Ok(kept) };
+            kept.push(item);
+        }
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(kept)
+    }
 }
 
 /// One submission of a batch; it is bounded like one that comes alone.

@@ -3,7 +3,7 @@
 //! The patient, a record of type `Patient` and related things of type `Patient` are treated alike.
 
 use crate::crypto::blind::IndexKey;
-use crate::domain::meta::{Meta, PATIENT_TYPE, Patient};
+use crate::domain::meta::{Meta, Patient, is_patient_type};
 use crate::domain::rules::{Draft, Item};
 use crate::domain::value::{Phi, Value};
 
@@ -20,10 +20,10 @@ pub(super) fn blind(draft: &mut Draft, key: &IndexKey) {
     if let Some(Patient::Plain(id)) = &meta.patient {
         meta.patient = Some(hide(PATIENT_PATH.into(), id));
     }
-    if let Some(record) = meta.record.as_mut().filter(|it| it.kind == PATIENT_TYPE) {
+    if let Some(record) = meta.record.as_mut().filter(|it| is_patient_type(&it.kind)) {
         record.id = hide(RECORD_PATH.into(), &record.id).id_text();
     }
-    for (n, related) in meta.related.iter_mut().enumerate().filter(|(_, it)| it.kind == PATIENT_TYPE) {
+    for (n, related) in meta.related.iter_mut().enumerate().filter(|(_, it)| is_patient_type(&it.kind)) {
         if Patient::from_id_text(&related.id).is_plain() {
             related.id = hide(related_path(n), &related.id).id_text();
         }

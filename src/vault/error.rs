@@ -73,7 +73,11 @@ pub enum OpenError {
 fn told(error: &StoreError) -> String {
     match error {
         StoreError::Unsuitable(sentence) => sentence.clone(),
-        StoreError::Stale | StoreError::Unavailable(_) | StoreError::Corrupt(_) => format!(
+        StoreError::Unavailable(_) => format!(
+            "The database could not be read or written: {error}. Nothing is wrong with what it holds as far as is known; \
+             see to the disk (is it full, writable, whole?) and start again."
+        ),
+        StoreError::Stale | StoreError::Corrupt(_) => format!(
             "The database cannot be used: {error}. Do not write to it. Run `phivault verify` to see what is wrong, then restore a backup."
         ),
     }

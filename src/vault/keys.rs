@@ -24,8 +24,9 @@ pub(super) struct Keys {
     ring: RwLock<Arc<Keyring>>,
     kek: Kek,
     paths: KeyPaths,
-    /// Held while the keyring changes, so that changes come one after the other.
-    changing: Mutex<()>,
+    /// Held while the keyring changes, so that changes come one after the other. True while the newest keyring is recorded
+    /// but stands beside its place, because it could not be renamed.
+    unplaced: Mutex<bool>,
 }
 
 /// What an administrator sees of the keys.
@@ -107,7 +108,7 @@ impl Keys {
 
     /// A keyring that was just made, before any file or ledger knows it.
     pub(super) fn fresh(ring: Keyring, kek: Kek, paths: &KeyPaths) -> Self {
-        Self { ring: RwLock::new(Arc::new(ring)), kek, paths: paths.clone(), changing: Mutex::new(()) }
+        Self { ring: RwLock::new(Arc::new(ring)), kek, paths: paths.clone(), unplaced: Mutex::new(false) }
     }
 
     /// The keyring of now.
@@ -142,7 +143,7 @@ impl Vault {
     ///
     /// Order, and what is true if the process dies after each step: (1) the next keyring is written beside the current one:
     /// start-up removes it; (2) an entry records its generation and digest: start-up puts it in place; (3) it is renamed
-    /// into place; (4) memory follows.
+    /// into place. Memory follows the entry, for that is what counts.
     ///
     /// # Errors
     /// [`VaultError::Denied`], [`VaultError::Invalid`] without a reason, or what writing says.
@@ -150,7 +151,11 @@ impl Vault {
         self.allow(caller, Permission::RotateKeys, Action::KEY_ROTATE)?;
         let reason = self.reason(caller, Action::KEY_ROTATE, reason)?;
         let keys = &self.keys;
-        let _changing = keys.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unplaced = keys.unplaced.lock().unwrap_or_else(PoisonError::into_inner);
+        if *unplaced {
+            keyfile::rename(&keys.paths.next_keyring(), &keys.paths.keyring)?;
+            *unplaced = false;
+        }
         let before = keys.ring();
         let after = before.rotated(self.clock.now());
         let file = after.encode(&keys.kek);
@@ -163,9 +168,11 @@ impl Vault {
         note.facts.push(("active_version".into(), active.to_string()));
         note.facts.push(("retired_version".into(), previous.to_string()));
         let receipt = self.record(note)?;
-        keyfile::rename(&next, &keys.paths.keyring)?;
         let keyring_generation = after.generation();
         *keys.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        *unplaced = true;
+        keyfile::rename(&next, &keys.paths.keyring)?;
+        *unplaced = false;
         self.sign_now();
         Ok(Rotated { active, previous, keyring_generation, recorded_as: receipt.id })
     }

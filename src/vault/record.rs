@@ -31,7 +31,7 @@ pub(super) type CheckedReason = (Reason, Vec<Item>);
 pub(super) struct Note<'a> {
     caller: &'a Caller,
     action: Action,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
     reason: CheckedReason,
     /// Whose entries were touched, if it was one patient's.
     pub(super) patient: Option<Patient>,
@@ -72,6 +72,11 @@ impl<'a> Note<'a> {
 /// The reason of what needs none from the caller: running the system.
 pub(super) fn default_reason() -> CheckedReason {
     (Reason { code: "HSYSADMIN".into(), ..Reason::default() }, Vec::new())
+}
+
+/// The reason of a search or of a look at an entry's metadata, for which none is asked: seeing to compliance.
+pub(super) fn searching() -> CheckedReason {
+    (Reason { code: "HCOMPL".into(), ..Reason::default() }, Vec::new())
 }
 
 /// How often one token was denied lately.

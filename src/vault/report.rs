@@ -4,9 +4,10 @@ use chrono::FixedOffset;
 
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
+use crate::domain::issue::Issue;
 use crate::domain::meta::Record;
 use crate::domain::query::{Filter, QueryIn, TimeAxis};
-use crate::domain::report::{AccessFold, AccessReport};
+use crate::domain::report::{AccessFold, AccessReport, MAX_FIGURES};
 use crate::domain::submission::ReasonIn;
 use crate::domain::time::Timestamp;
 use crate::store::{Order, Row};
@@ -61,8 +62,11 @@ impl Vault {
         let detailed = filter.actor.is_some();
         let mut fold = AccessFold::new(asked.offset, detailed);
         self.each_match(&filter, receipt.sequence, &mut |row| {
-            fold.add(&self.report_view(row, detailed)?);
-            Ok(())
+            if fold.add(&self.report_view(row, detailed)?) {
+                return Ok(());
+            }
+            let detail = format!("This report would hold more than {MAX_FIGURES} figures; ask for a shorter period.");
+            Err(VaultError::Invalid(vec![Issue::new("from", "too_large", detail)]))
         })?;
         let (entries_covered, actors) = fold.finish();
         Ok(AccessReport {

@@ -1,5 +1,6 @@
 //! Revealing values: opened and checked, recorded and synced, and only then handed out.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
@@ -12,9 +13,9 @@ use crate::domain::meta::{PATIENT_TYPE, Patient, Related};
 use crate::domain::rules::Item;
 use crate::domain::submission::ReasonIn;
 use crate::domain::value::Phi;
-use crate::store::Row;
 
 use super::Vault;
+use super::blinding::unblind;
 use super::error::VaultError;
 use super::record::{Note, set_facts};
 use super::search::{decode, entry_record};
@@ -55,13 +56,17 @@ impl Vault {
             rows.push(row);
         }
         let mut revealed = Vec::with_capacity(rows.len());
+        let mut patients = Vec::new();
         for row in &rows {
             let meta = decode(row)?;
             let items = self.open_items(row, &meta)?;
-            revealed.push(Revealed::new(self.view(row)?, items));
+            let mut clear = meta.clone();
+            unblind(&mut clear, &mut items.clone());
+            patients.extend(meta.patients().zip(clear.patients().map(|it| it.id_text())));
+            revealed.push(Revealed::new(self.view_with(row, &meta, &items), items));
         }
         let mut note = Note::new(caller, Action::REVEAL, reason);
-        self.name_patients(&mut note, &rows, &revealed)?;
+        name_patients(&mut note, patients)?;
         note.facts = set_facts(ids);
         if let [id] = ids {
             note.record = Some(entry_record(*id));
@@ -71,36 +76,30 @@ impl Vault {
         self.counters.revealed.fetch_add(ids.len() as u64, Ordering::Relaxed);
         Ok(revealed)
     }
+}
 
-    /// Names the patients whose entries are revealed: a single one as the entry's own, several as related.
-    fn name_patients(&self, note: &mut Note<'_>, rows: &[Row], revealed: &[Revealed]) -> Result<(), VaultError> {
-        let mut patients: Vec<(Patient, String)> = Vec::new();
-        for (row, shown) in rows.iter().zip(revealed) {
-            if let (Some(patient), Some(view)) = (decode(row)?.patient, &shown.entry.patient)
-                && !patients.iter().any(|(known, _)| *known == patient)
-            {
-                patients.push((patient, view.id.clone()));
-            }
+/// Names the patients whose entries are revealed, each in its form on disk and in clear: a single one as the entry's own,
+/// several as related.
+fn name_patients(note: &mut Note<'_>, all: Vec<(Patient, String)>) -> Result<(), VaultError> {
+    let mut seen = HashSet::new();
+    let patients: Vec<_> = all.into_iter().filter(|(patient, _)| seen.insert(patient.clone())).collect();
+    if let [(patient, id)] = patients.as_slice() {
+        note.patient = Some(patient.clone());
+        if !patient.is_plain() {
+            note.items.push(Item { path: "patient/id".into(), value: Phi::text(id) });
         }
-        if let [(patient, id)] = patients.as_slice() {
-            note.patient = Some(patient.clone());
-            if !patient.is_plain() {
-                note.items.push(Item { path: "patient/id".into(), value: Phi::text(id) });
-            }
-            return Ok(());
-        }
-        let bytes: usize = patients.iter().map(|(patient, _)| patient.id_text().len() + 32).sum();
-        if bytes > MAX_PATIENT_BYTES {
-            let detail =
-                "These entries belong to too many patients for one record of the reveal; reveal fewer at a time.";
-            return Err(VaultError::Invalid(vec![Issue::new("/ids", "too_many", detail)]));
-        }
-        for (n, (patient, id)) in patients.iter().enumerate() {
-            note.related.push(Related { kind: PATIENT_TYPE.into(), id: patient.id_text() });
-            if !patient.is_plain() {
-                note.items.push(Item { path: format!("related/{n:03}/id"), value: Phi::text(id) });
-            }
-        }
-        Ok(())
+        return Ok(());
     }
+    let bytes: usize = patients.iter().map(|(patient, _)| patient.id_text().len() + 32).sum();
+    if bytes > MAX_PATIENT_BYTES {
+        let detail = "These entries belong to too many patients for one record of the reveal; reveal fewer at a time.";
+        return Err(VaultError::Invalid(vec![Issue::new("/ids", "too_many", detail)]));
+    }
+    for (n, (patient, id)) in patients.iter().enumerate() {
+        note.related.push(Related { kind: PATIENT_TYPE.into(), id: patient.id_text() });
+        if !patient.is_plain() {
+            note.items.push(Item { path: format!("related/{n:03}/id"), value: Phi::text(id) });
+        }
+    }
+    Ok(())
 }

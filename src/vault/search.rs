@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::crypto::{label, mac, seal};
-use crate::domain::action::Action;
+use crate::domain::action::{Action, Outcome};
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::{EntryView, Place};
 use crate::domain::meta::{Meta, Record};
@@ -15,7 +15,7 @@ use crate::store::{Order, Row};
 use super::Vault;
 use super::blinding::unblind;
 use super::error::VaultError;
-use super::record::{Note, default_reason};
+use super::record::{Note, searching};
 use super::writer::find_id;
 
 /// Candidates looked at for one page. A page may hold fewer entries than asked for when a filter is rare; `next` goes on.
@@ -69,14 +69,17 @@ impl Vault {
     pub fn entry(&self, caller: &Caller, id: Uuid) -> Result<EntryView, VaultError> {
         self.allow(caller, Permission::Search, Action::SEARCH)?;
         let row = find_id(&*self.store, id, 0..self.store.size())?;
-        let mut note = Note::new(caller, Action::SEARCH, default_reason());
+        let mut note = Note::new(caller, Action::SEARCH, searching());
         note.record = Some(entry_record(id));
+        if row.is_none() {
+            note.outcome = Outcome::Failure;
+        }
         self.record(note)?;
         self.view(&row.ok_or(VaultError::NotFound)?)
     }
 
     fn begin(&self, caller: &Caller, query: &Query, described: Vec<(&str, String)>) -> Result<Walk, VaultError> {
-        let mut note = Note::new(caller, Action::SEARCH, default_reason());
+        let mut note = Note::new(caller, Action::SEARCH, searching());
         for (name, text) in described {
             note.seal(&format!("filter/{name}"), text);
         }
@@ -184,20 +187,29 @@ impl Vault {
         })
     }
 
-    /// The metadata of a row as a reader sees it. Blinded ids are opened for it; nothing else is.
+    /// The metadata of a row as a reader sees it. Blinded ids are opened for it; nothing else is. If they do not open they
+    /// are shown as they rest, so that one damaged entry does not take a page or a report with it.
     pub(super) fn view(&self, row: &Row) -> Result<EntryView, VaultError> {
         let meta = decode(row)?;
-        let opened = if meta.patient.as_ref().is_some_and(|it| !it.is_plain()) {
+        let (mut opened, mut sealed_ids) = (Vec::new(), None);
+        if meta.patients().any(|it| !it.is_plain()) {
             match self.open_items(row, &meta) {
-                Ok(items) => items,
-                Err(VaultError::Shredded) => Vec::new(),
+                Ok(items) => opened = items,
+                Err(VaultError::Shredded) => sealed_ids = Some("destroyed"),
+                Err(VaultError::Integrity(what)) => {
+                    tracing::error!(what, "blinded ids could not be opened; run phivault verify");
+                    sealed_ids = Some("damaged");
+                }
                 Err(error) => return Err(error),
             }
-        } else {
-            Vec::new()
-        };
+        }
+        Ok(EntryView { sealed_ids, ..self.view_with(row, &meta, &opened) })
+    }
+
+    /// See [`Vault::view`]; for a row that is opened already.
+    pub(super) fn view_with(&self, row: &Row, meta: &Meta, opened: &[Item]) -> EntryView {
         let version = seal::header(&row.sealed).map_or(0, |header| header.version);
-        Ok(EntryView::new(&meta, place(row), row.leaf.to_string(), version, &opened))
+        EntryView::new(meta, place(row), row.leaf.to_string(), version, opened)
     }
 
     /// Opens the values of a row and puts blinded ids back.

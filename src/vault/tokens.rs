@@ -28,8 +28,10 @@ use super::standing::{STATE_DIGEST, Standing, digest_of};
 
 /// The kind of a token's state row.
 pub(super) const KIND: &str = "token";
-/// The most tokens of a vault, revoked ones included.
-const MAX_TOKENS: usize = 10_000;
+/// The most tokens of a vault that are neither revoked nor expired.
+const MAX_LIVE: usize = 10_000;
+/// The most tokens a vault keeps, so that the list of them stays a list.
+const MAX_TOKENS: usize = 100_000;
 /// The most allowed sources of one token.
 const MAX_SOURCES: usize = 32;
 
@@ -53,6 +55,13 @@ pub struct TokenView {
     pub revoked_at: Option<Timestamp>,
     /// The networks it may be used from; empty: any.
     pub allowed_sources: Vec<String>,
+}
+
+impl TokenView {
+    /// Whether it is neither revoked nor expired.
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
 }
 
 /// What a new token should be.
@@ -128,14 +137,17 @@ impl Vault {
         let found = tokens.by_hash.get(&token.hashed())?;
         let view = &found.view;
         let now = self.clock.now();
-        let alive = view.revoked_at.is_none() && view.expires_at.is_none_or(|end| now < end);
         let placed = view.allowed_sources.is_empty()
             || from.is_some_and(|from| {
                 view.allowed_sources
                     .iter()
                     .any(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&from.to_canonical())))
             });
-        (alive && placed).then(|| Caller { token_id: view.id.clone(), label: view.label.clone(), role: view.role })
+        (view.is_valid(now) && placed).then(|| Caller {
+            token_id: view.id.clone(),
+            label: view.label.clone(),
+            role: view.role,
+        })
     }
 
     /// All tokens without their secrets, by time of creation. Recorded.
@@ -173,8 +185,15 @@ impl Vault {
     ) -> Result<TokenMade, VaultError> {
         // One change after the other, but callers are looked up all the while: recording waits for the disk.
         let _changing = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.read_tokens().by_hash.len() >= MAX_TOKENS {
-            let detail = format!("A vault holds at most {MAX_TOKENS} tokens.");
+        let now = self.clock.now();
+        let (live, all) = {
+            let tokens = self.read_tokens();
+            (tokens.by_hash.values().filter(|it| it.view.is_valid(now)).count(), tokens.by_hash.len())
+        };
+        if live >= MAX_LIVE || all >= MAX_TOKENS {
+            let detail = format!(
+                "A vault holds at most {MAX_LIVE} valid tokens, and {MAX_TOKENS} in all; revoke some that are not used."
+            );
             return Err(VaultError::Invalid(vec![Issue::new("", "too_many", detail)]));
         }
         let token = PlainToken::generate();
@@ -210,9 +229,8 @@ impl Vault {
 
     fn is_last_admin(&self, view: &TokenView) -> bool {
         let now = self.clock.now();
-        let valid = |it: &TokenView| it.revoked_at.is_none() && it.expires_at.is_none_or(|end| now < end);
-        let other = |it: &TokenRow| it.view.role == Role::Admin && it.view.id != view.id && valid(&it.view);
-        view.role == Role::Admin && valid(view) && !self.read_tokens().by_hash.values().any(other)
+        let other = |it: &TokenRow| it.view.role == Role::Admin && it.view.id != view.id && it.view.is_valid(now);
+        view.role == Role::Admin && view.is_valid(now) && !self.read_tokens().by_hash.values().any(other)
     }
 
     fn read_tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {

@@ -120,9 +120,11 @@ pub fn verify(asked: VerifyAsked<'_>) -> Result<Report, String> {
         Err(error) => return Err(error.to_string()),
     };
     let size = reader.freeze().and_then(|()| reader.size()).map_err(|error| error.to_string())?;
-    let result = check.run(&reader, size, asked.progress);
-    if let Err(error) = result {
-        check.find("unreadable", None, "database", "readable rows", error.to_string());
+    match check.run(&reader, size, asked.progress) {
+        Ok(()) => {}
+        Err(StoreError::Corrupt(what)) => check.find("unreadable", None, "database", "readable rows", what),
+        // The disk or the system refused: that says nothing about what is stored.
+        Err(error) => return Err(error.to_string()),
     }
     Ok(check.finish(key.name(), size))
 }

@@ -184,7 +184,8 @@ async fn ids_are_short_visible_and_not_empty() {
         for blank in ["", " ", "\t\n", "\u{a0}\u{2003}"] {
             cases.push(case(format!("{blank:?} for {id}"), with(id, json!(blank)), "empty", id));
         }
-        for long in [format!("{CANARY}{}", "x".repeat(240)), "é".repeat(129)] {
+        let most = if id == "/context/session_id" { 1_024 } else { 256 };
+        for long in [format!("{CANARY}{}", "x".repeat(most - 16)), "é".repeat(most / 2 + 1)] {
             cases.push(case(format!("{} bytes for {id}", long.len()), with(id, json!(long)), "too_long", id));
         }
         let marks =
@@ -194,8 +195,12 @@ async fn ids_are_short_visible_and_not_empty() {
             cases.push(case(format!("{mark:?} in {id}"), with(id, text), "control_character", id));
         }
     }
+    for id in [" dr_smith", "dr_smith ", "\u{a0}dr_smith"] {
+        cases.push(case(format!("{id:?}"), with("/actor/id", json!(id)), "space_around", "/actor/id"));
+    }
     expect_refusals(&app, &cases).await;
     app.submitter().submit(&with("/actor/id", json!("x".repeat(256)))).await;
+    app.submitter().submit(&with("/context/session_id", json!("x".repeat(1_024)))).await;
     app.submitter().submit(&with("/actor/id", json!("Zoë 李 O'Hara; DROP TABLE entry"))).await;
     app.finish();
 }

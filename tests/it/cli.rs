@@ -213,7 +213,7 @@ async fn verify_ends_with_zero_one_or_two_and_says_why() {
     let n = submitted(app.dir(), 0);
     let vault = copy(app.dir());
     edit(vault.path(), |db| Raw::read(db, n).with_other_actor().update(db));
-    has(&check(1, vault.path()), &["ALTERED: 1 findings", &format!("entry {n}: altered")]);
+    has(&check(1, vault.path()), &["ALTERED: 1 finding in", &format!("entry {n}: altered")]);
     fs::remove_file(vault.path().join("keys/checkpoint.lock")).unwrap();
     has(&check(2, vault.path()), &["could not tell", "checkpoint.lock", "missing"]);
     has(&check(2, &vault.path().join("nowhere")), &["nowhere"]);
@@ -392,5 +392,33 @@ async fn an_import_that_cannot_go_on_says_how_to() {
     has(stderr(&down), &["trying again", "no connection to", "phivault serve", "Go on with", "--from-line 1"]);
     has(stderr(&admin.run(2, &["keys", "list"])), &["no connection to", "is the vault running?", "phivault serve"]);
     app.start();
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_vault_whose_last_admin_token_is_lost_is_recovered_on_its_own_machine() {
+    let mut app = App::spawn().await;
+    let config = app.dir().join("phivault.toml");
+    let recover = |code| {
+        let mut command = program();
+        command.args(["token", "recover", "--label", "new-admin", "--config"]).arg(&config);
+        expect(code, &mut command)
+    };
+    let output = recover(2);
+    has(stderr(&output), &["Another phivault", "Stop it first"]);
+    assert_eq!(stdout(&output), "");
+    app.stop();
+    let output = recover(0);
+    has(stderr(&output), &["is made and recorded", "revoke those that were lost"]);
+    let token = stdout(&output).trim().to_owned();
+    app.start();
+    let tokens = app.with_token(&token).get("/v1/tokens").await.json();
+    let of = |label: &str| {
+        tokens["tokens"].as_array().unwrap().iter().find(|it| it["label"] == label).unwrap()["id"].clone()
+    };
+    let path = format!("/v1/tokens/{}", of("admin").as_str().unwrap());
+    assert_eq!(app.with_token(&token).delete(&path).await.status, 204, "the lost one can be revoked");
+    let made = app.auditor().get("/v1/entries?action=token_create&limit=1").await.json();
+    assert_eq!(made["entries"][0]["actor"]["id"], "local-admin", "it is recorded as made on the machine");
     app.finish();
 }

@@ -5,6 +5,7 @@
 
 mod app;
 mod bad_input;
+mod blind;
 mod canary;
 mod check;
 mod cli;

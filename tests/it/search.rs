@@ -260,3 +260,18 @@ async fn the_access_report_as_csv_is_safe_in_a_spreadsheet_and_says_its_time_zon
     assert_eq!(whole["entries_covered"], json!(0), "the end is exclusive");
     app.finish();
 }
+
+#[tokio::test]
+async fn a_repetition_after_the_vocabulary_has_changed_is_still_the_same_submission() {
+    let (mut app, sent, folder) = filled(false).await;
+    let ward = sent.iter().find(|it| it["reason"]["code"] == "WARD").unwrap();
+    app.stop();
+    let file = folder.path().join("reasons.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("maps_to = \"TREAT\"", "maps_to = \"ETREAT\"");
+    std::fs::write(&file, text).unwrap();
+    app.start();
+    let again = app.submitter().post("/v1/entries", ward).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    assert_eq!(again.json()["duplicate"], true);
+    app.finish();
+}

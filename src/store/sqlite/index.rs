@@ -73,7 +73,15 @@ impl Index {
     pub(super) fn load(connection: &Connection, size: u64) -> Result<Self, StoreError> {
         let mut state = State { segments: Vec::new(), open: HashMap::new(), open_count: 0 };
         for n in 0..size / SEGMENT {
-            state.segments.push(load_closed(connection, n)?.map_or(Segment::Missing, Segment::Closed));
+            state.segments.push(match load_closed(connection, n) {
+                Ok(Some(closed)) => Segment::Closed(closed),
+                Ok(None) => Segment::Missing,
+                Err(StoreError::Corrupt(what)) => {
+                    tracing::error!(what, "a part of the index does not read; it is made again from the entries");
+                    Segment::Missing
+                }
+                Err(error) => return Err(error),
+            });
         }
         let begin = size / SEGMENT * SEGMENT;
         read_terms(connection, begin..size, &mut |position, terms| add(&mut state.open, position, &terms))?;
@@ -307,6 +315,7 @@ fn rebuild(connection: &Connection, n: u64) -> Result<Closed, StoreError> {
     let transaction = connection.unchecked_transaction().map_err(unavailable)?;
     let keys = params![chunk_key(n, 0, 0), chunk_key(n + 1, 0, 0)];
     transaction.execute("DELETE FROM posting WHERE key >= ?1 AND key < ?2", keys).map_err(unavailable)?;
+    transaction.execute("DELETE FROM segment WHERE n = ?1", [signed(n)]).map_err(unavailable)?;
     insert(&transaction, &chunks)?;
     let closed = close(&transaction, &closing, &chunks)?;
     transaction.commit().map_err(unavailable)?;

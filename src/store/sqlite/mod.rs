@@ -271,6 +271,10 @@ fn signed(number: u64) -> i64 {
 }
 
 fn unavailable(error: rusqlite::Error) -> StoreError {
+    use rusqlite::ffi::ErrorCode;
     // SQLite's own messages name tables and columns, never values.
-    StoreError::Unavailable(error.to_string())
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Unavailable(error.to_string()),
+    }
 }

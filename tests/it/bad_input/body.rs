@@ -317,6 +317,9 @@ async fn bodies_and_batches_beyond_their_limits_are_refused_whole() {
             }
         }
     }
+    let items = format!("[{}1]", "1,".repeat(9_000));
+    let answer = app.submitter().post_text(batch, "application/json", items).await;
+    refused("an array of 9,001 items", &answer, 413, "too_many_lines", None);
     let answer = app.submitter().post_text(batch, NDJSON, format!("{}{}", lines(1), long(4_000))).await;
     assert_eq!(answer.json()["errors"][0]["line"], json!(2), "the line is named");
     // The partial batches' good lines: one, one, and two.

@@ -17,7 +17,7 @@ impl Scenario {
         }
         for path in ["/actor/id", "/actor/role", "/patient/id", "/record/id", "/category", "/context/session_id"] {
             parts.push((path, json!(format!("{}\u{202e}", c.word("Reversed")))));
-            parts.push((path, json!(c.word("Repeated").repeat(20))));
+            parts.push((path, json!(c.word("Repeated").repeat(80))));
             parts.push((path, json!({c.word("Member"): c.word("Type")})));
         }
         for path in ["/actor/name", "/reason/note", "/disclosure/description", "/disclosure/recipient/name"] {

@@ -215,5 +215,11 @@ fn a_change_to_the_tiles_or_to_the_index_is_found_and_a_lost_index_is_made_again
     assert_eq!(segments, 1, "the index is made again");
     assert_eq!(verify(vault.path()).0, 0);
     assert_eq!(refused, Ok(()), "a start that is refused makes no index");
+    // A row of the index that does not read is told, and made again like one that is not there.
+    let vault = copy(dir);
+    edit(vault.path(), |db| db.execute_batch("UPDATE segment SET fences = x'0102'").unwrap());
+    assert_eq!(verify(vault.path()).0, 1);
+    serve(vault.path(), &[]).expect("a damaged index does not keep it from starting").stop();
+    assert_eq!(verify(vault.path()).0, 0);
     check_vault(dir);
 }
