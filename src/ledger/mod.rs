@@ -12,7 +12,12 @@
 
 pub mod checkpoint;
 pub mod hash;
+mod key;
 pub mod leaf;
 pub mod note;
+pub mod policy;
 pub mod proof;
+pub mod receipt;
+pub mod tiles;
 pub mod tree;
+pub mod witness;
