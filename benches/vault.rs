@@ -14,6 +14,7 @@ use phivault::domain::rules::{NoOp, Rules};
 use phivault::domain::submission::{ReasonIn, Submission};
 use phivault::domain::{json, time::Clock, time::Timestamp};
 use phivault::keyfile::{self, KeyPaths};
+use phivault::store::Store;
 use phivault::store::sqlite::SqliteStore;
 use phivault::vault::{self, AccessAsked, Cost, Creation, Opening, Outcome, Vault, Verdict, VerifyAsked};
 use rusqlite::{Connection, params};
@@ -172,16 +173,16 @@ fn probe(vault: &Vault, entries: usize) -> Vec<(&'static str, f64)> {
 
 /// The same stored bytes into one bare table: same batch, same pragmas, nothing else.
 fn raw(dir: &Path) -> f64 {
-    let reader = SqliteStore::reader(&dir.join("data/vault.db")).expect("the vault's database opens");
-    let size = reader.size().expect("the vault has a size");
+    let store = SqliteStore::open(&dir.join("data/vault.db")).expect("the vault's database opens");
+    let size = store.size();
     let mut raw = Connection::open(dir.join("raw.db")).expect("a database can be made");
     raw.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
         CREATE TABLE entry (sequence INTEGER PRIMARY KEY, meta BLOB, received_at INTEGER, previous INTEGER, number INTEGER, commitment BLOB, leaf BLOB, sealed BLOB) STRICT")
         .expect("the table can be made");
     let mut spent = Duration::ZERO;
     for from in (0..size).step_by(BATCH) {
-        let mut rows = Vec::with_capacity(BATCH);
-        reader.scan(from..size.min(from + BATCH as u64), &mut |row| rows.push(row)).expect("rows can be read");
+        let to = size.min(from + BATCH as u64);
+        let rows = store.rows(&(from..to).collect::<Vec<_>>()).expect("rows can be read");
         let began = Instant::now();
         let transaction = raw.transaction().expect("a transaction begins");
         for row in &rows {
@@ -214,6 +215,9 @@ fn verify(dir: &Path) -> f64 {
         data: settings.storage.data_dir,
         verifier_key: paths.verifier_key(),
         lock: paths.lock,
+        since: None,
+        policy: None,
+        keyring: None,
         progress: &mut |_, _| {},
     };
     let report = vault::verify(asked).expect("the vault can be verified");

@@ -10,6 +10,7 @@ pub mod import;
 pub mod init;
 pub mod keys;
 pub mod local;
+pub mod receipt;
 pub mod report;
 pub mod serve;
 pub mod token;
@@ -39,6 +40,7 @@ enum Command {
     Serve(serve::Args),
     Import(import::Args),
     Verify(verify::Args),
+    VerifyReceipt(receipt::Args),
     Report(report::Args),
     Token(token::Args),
     Keys(keys::Args),
@@ -55,6 +57,7 @@ pub fn run() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::VerifyReceipt(args) => receipt::run(&args),
         Command::Import(args) => remote(import::run(args)),
         Command::Report(args) => remote(report::run(args)),
         Command::Token(args) => token::run(args),

@@ -69,6 +69,9 @@ pub fn check(settings: &Settings) -> Result<VerifyReport, String> {
         data: settings.storage.data_dir.clone(),
         verifier_key: paths.verifier_key(),
         lock: paths.lock,
+        since: None,
+        policy: None,
+        keyring: None,
         progress: &mut |done, all| {
             bar.set_length(all);
             bar.set_position(done);

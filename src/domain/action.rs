@@ -63,6 +63,7 @@ actions! {
     VAULT_STOP "vault_stop" Vault,
     VOCABULARY "vocabulary" Vault,
     SEAL "seal" Vault,
+    INTEGRITY "integrity" Vault,
     SEARCH "search" Vault,
     REVEAL "reveal" Vault,
     REPORT "report" Vault,

@@ -16,7 +16,7 @@ use crate::domain::issue::Issue;
 use crate::domain::json;
 use crate::domain::query::QueryIn;
 use crate::domain::submission::Submission;
-use crate::vault::{Outcome, VaultError};
+use crate::vault::{Outcome, Proof, VaultError};
 
 use super::body::{self, JSON, NDJSON};
 use super::error::{ApiError, ApiResult, Problem};
@@ -31,6 +31,19 @@ pub(super) struct Submitted {
     /// Whether it was in before, with the same content.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
+    /// The inclusion proof, if it was waited for and a checkpoint covered the entry in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<Proof>,
+}
+
+/// How one entry is taken.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SubmitParams {
+    /// proof: answer when a signed checkpoint covers the entry (about a second), with the proof. The entry is in and safe all
+    /// the same if that takes too long; then the answer carries none.
+    wait: Option<String>,
 }
 
 /// The answer to a batch.
@@ -83,10 +96,10 @@ pub(super) struct EntryPage {
 ///
 /// A 201 means the entry is on disk, synced, and in the ledger. Sending the same again with the same id answers 200 and
 /// the first receipt.
-#[utoipa::path(post, path = "/v1/entries", tag = "Entries", request_body = Submission, responses(
+#[utoipa::path(post, path = "/v1/entries", tag = "Entries", params(SubmitParams), request_body = Submission, responses(
     (status = 201, description = "It is in.", body = Submitted),
     (status = 200, description = "It was in before, with the same content.", body = Submitted),
-    (status = 400, description = "The JSON is malformed.", body = Problem), (status = 401, body = Problem, description = "The token is not valid."),
+    (status = 400, description = "The JSON or a parameter is wrong.", body = Problem), (status = 401, body = Problem, description = "The token is not valid."),
     (status = 403, body = Problem, description = "Only a submitter may."), (status = 408, body = Problem, description = "The body came too slowly."),
     (status = 409, body = Problem, description = "The id was used before with other content."),
     (status = 413, body = Problem, description = "The body is too large."), (status = 415, body = Problem, description = "The body is not JSON."),
@@ -99,14 +112,27 @@ pub(super) async fn submit(
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
     may(&api, &caller, Permission::Submit, Action::SUBMIT).await?;
+    let wait = match params::<SubmitParams>(&request)?.wait.as_deref() {
+        None => false,
+        Some("proof") => true,
+        Some(_) => return Err(Issue::new("wait", "parameter_invalid", "This parameter is proof, or absent.").into()),
+    };
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let submission: Submission = json::parse(&body)?;
-    let answer = |status, receipt, duplicate| HttpResponse::build(status).json(Submitted { receipt, duplicate });
-    Ok(match api.vault.submit(&caller, submission).await? {
-        Outcome::Accepted(receipt) => answer(StatusCode::CREATED, receipt, false),
-        Outcome::Duplicate(receipt) => answer(StatusCode::OK, receipt, true),
+    drop(body);
+    let (status, receipt) = match api.vault.submit(&caller, submission).await? {
+        Outcome::Accepted(receipt) => (StatusCode::CREATED, receipt),
+        Outcome::Duplicate(receipt) => (StatusCode::OK, receipt),
         Outcome::Refused(issues) => return Err(VaultError::Invalid(issues).into()),
-    })
+    };
+    let mut proof = None;
+    if wait {
+        let id = receipt.id;
+        // Whatever keeps the proof from coming, the entry is in, and that must be answered.
+        proof = blocking(move || Ok(api.vault.proof(&caller, id)?)).await.ok();
+    }
+    let duplicate = status == StatusCode::OK;
+    Ok(HttpResponse::build(status).json(Submitted { receipt, duplicate, proof }))
 }
 
 /// Submit many entries

@@ -80,7 +80,11 @@ impl ApiError {
             Self::Vault(VaultError::Invalid(issues)) => invalid(issues),
             Self::Vault(error) => {
                 let (status, code, detail) = told(error);
-                let issues = if let VaultError::Conflict(issues) = error { issues.clone() } else { Vec::new() };
+                let issues = match error {
+                    VaultError::Conflict(issues) => issues.clone(),
+                    VaultError::Damaged(issue) => vec![issue.clone()],
+                    _ => Vec::new(),
+                };
                 (status, code, detail.to_owned(), issues)
             }
         }
@@ -128,7 +132,7 @@ fn told(error: &VaultError) -> (StatusCode, &'static str, &'static str) {
             "shredded",
             "The key that sealed this was destroyed; its values cannot be read any more. Metadata and proofs remain.",
         ),
-        VaultError::Integrity(_) => (
+        VaultError::Integrity(_) | VaultError::Damaged(_) => (
             500,
             "integrity",
             "What is stored does not agree with the ledger. Nothing was shown. An administrator must run `phivault verify`.",

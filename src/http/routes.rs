@@ -24,7 +24,10 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);
     add("/v1/keys", "GET", vec![get().to(keys::list)]);
     add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
+    add("/v1/entries/{id}/leaf", "GET", vec![get().to(ledger::leaf)]);
+    add("/v1/ledger/consistency", "GET", vec![get().to(ledger::consistency)]);
     add("/checkpoint", "GET", vec![get().to(ledger::checkpoint)]);
+    add("/tile/{tile:.*}", "GET", vec![get().to(ledger::tile)]);
     add("/healthz", "GET", vec![get().to(health::alive)]);
     add("/readyz", "GET", vec![get().to(health::ready)]);
     add("/metrics", "GET", vec![get().to(health::metrics)]);

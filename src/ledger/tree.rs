@@ -88,11 +88,22 @@ impl Edge {
     /// Adds a leaf hash and returns the full tiles it completed, lowest level first: one of level 0 every 256
     /// leaves, one of level 1 every 65,536. Allocates nothing for the caller when there is none.
     pub fn append(&mut self, leaf: Hash) -> Vec<Tile> {
-        self.size += 1;
+        self.append_at(0, leaf)
+    }
+
+    /// Adds the 256^level leaves below a root at once, as [`Edge::append`] would one by one; the tiles that lie whole below
+    /// it are not returned.
+    ///
+    /// # Panics
+    /// If the size is no multiple of 256^level: the root would stand for other leaves.
+    pub fn append_at(&mut self, level: u8, root: Hash) -> Vec<Tile> {
+        let below = 8 * u32::from(level);
+        assert_eq!(self.size % (1 << below), 0, "a whole subtree begins at a multiple of its size");
+        self.size += 1 << below;
         let mut tiles = Vec::new();
-        let mut carried = leaf;
-        for level in 0u8.. {
-            if self.levels.len() == usize::from(level) {
+        let mut carried = root;
+        for level in level.. {
+            while self.levels.len() <= usize::from(level) {
                 self.levels.push(Vec::new());
             }
             let partial = &mut self.levels[usize::from(level)];

@@ -36,6 +36,9 @@ pub enum VaultError {
     /// What was read does not agree with the ledger.
     #[error("what is stored does not agree with the ledger: {0}")]
     Integrity(String),
+    /// The values of one of the entries asked for are not those the ledger committed to.
+    #[error("the values of one entry are not those the ledger committed to")]
+    Damaged(Issue),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

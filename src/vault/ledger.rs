@@ -17,6 +17,7 @@ use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
 use crate::ledger::hash::Hash;
 use crate::ledger::note::NoteSigner;
 use crate::ledger::proof;
+use crate::ledger::tiles::TileName;
 use crate::ledger::tree::{Edge, TILE_WIDTH, TileSource};
 use crate::store::{Store, StoreError};
 
@@ -128,6 +129,22 @@ impl Ledger {
             if sequence < signed.size { (signed.size, signed.root) } else { (tiles.edge.size(), tiles.edge.root()) };
         let path = proof::inclusion_proof(&tiles, sequence, size)?;
         Ok(proof::verify_inclusion(leaf, sequence, size, &path, &root).is_ok())
+    }
+
+    /// The first hashes of a tile, if the newest checkpoint covers them.
+    pub(super) fn public_tile(&self, name: TileName) -> Result<Option<Vec<Hash>>, StoreError> {
+        let size = self.checkpoint().size;
+        let hashes = u32::from(name.level).checked_mul(8).and_then(|shift| size.checked_shr(shift)).unwrap_or(0);
+        let wanted = name.index.checked_mul(TILE_WIDTH as u64).and_then(|it| it.checked_add(name.width as u64));
+        if wanted.is_none_or(|wanted| wanted > hashes) {
+            return Ok(None);
+        }
+        self.tiles().tile(name.level, name.index, name.width).map(Some)
+    }
+
+    /// The proof that the tree of `new` entries extends the one of `old`.
+    pub(super) fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, StoreError> {
+        proof::consistency_proof(&self.tiles(), old, new)
     }
 
     /// The inclusion proof of an entry in the tree of the newest checkpoint, waiting for the next one if it must. Readers

@@ -8,10 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
-use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
@@ -23,6 +20,7 @@ use crate::store::Store;
 
 mod blinding;
 mod error;
+mod evidence;
 mod keys;
 mod ledger;
 mod open;
@@ -39,7 +37,9 @@ mod verify;
 mod writer;
 
 pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
+pub use crate::ledger::tiles::TileName;
 pub use error::{OpenError, VaultError};
+pub use evidence::{Consistency, Leaf, Proof};
 pub use keys::{KeyList, KeyVersion, Rotated};
 pub use ledger::Signed;
 pub use open::{Creation, Opening, create};
@@ -93,23 +93,6 @@ struct Threads {
     stop_signer: Sender<()>,
 }
 
-/// The place of an entry in the ledger, checkable by anybody who trusts the checkpoint's signature.
-#[derive(Serialize, ToSchema)]
-pub struct Proof {
-    /// The entry.
-    pub id: Uuid,
-    /// Its position.
-    pub index: u64,
-    /// The size of the tree the proof is for.
-    pub tree_size: u64,
-    /// The leaf hash, hex.
-    pub leaf_hash: String,
-    /// The inclusion proof (RFC 9162 section 2.1.3), hex, the leaf's sibling first.
-    pub hashes: Vec<String>,
-    /// The signed checkpoint (C2SP tlog-checkpoint).
-    pub checkpoint: String,
-}
-
 impl Vault {
     /// The vocabulary in force. It names nobody, so reading it is not recorded.
     ///
@@ -117,34 +100,6 @@ impl Vault {
     /// [`VaultError::Denied`].
     pub fn vocabulary(&self, caller: &Caller) -> Result<&Vocabulary, VaultError> {
         if caller.role.may(Permission::Reasons) { Ok(&self.vocabulary) } else { Err(VaultError::Denied) }
-    }
-
-    /// The newest signed checkpoint, public.
-    pub fn checkpoint(&self) -> Signed {
-        self.ledger.checkpoint()
-    }
-
-    /// The name of the ledger.
-    pub fn origin(&self) -> &str {
-        self.ledger.origin()
-    }
-
-    /// The inclusion proof of an entry. Hashes only, so it is not recorded.
-    ///
-    /// # Errors
-    /// [`VaultError::Denied`], `NotFound`, or what reading says.
-    pub fn proof(&self, caller: &Caller, id: Uuid) -> Result<Proof, VaultError> {
-        self.allow(caller, Permission::Prove, Action::SEARCH)?;
-        let row = writer::find_id(&*self.store, id, 0..self.store.size())?.ok_or(VaultError::NotFound)?;
-        let (signed, hashes) = self.ledger.inclusion(row.sequence)?;
-        Ok(Proof {
-            id,
-            index: row.sequence,
-            tree_size: signed.size,
-            leaf_hash: row.leaf.to_string(),
-            hashes: hashes.iter().map(ToString::to_string).collect(),
-            checkpoint: signed.note,
-        })
     }
 
     /// Makes a token from the machine itself, as `init` and `demo` do. Whoever can open the vault may.

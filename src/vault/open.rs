@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::crypto::kek::{Cost, Kek, Unlock};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::random;
-use crate::domain::action::Action;
+use crate::domain::action::{Action, Outcome};
 use crate::domain::index::{Dimension, Term, terms};
 use crate::domain::meta::Meta;
 use crate::domain::reason::Vocabulary;
@@ -77,6 +77,9 @@ pub struct Opening<'a> {
     /// Called when the writer can no longer work. The process must end: a dead writer must not be a live server.
     pub fatal: Box<dyn Fn() + Send>,
 }
+
+/// The fact that lists entries whose values were found altered.
+pub(super) const DAMAGED: &str = "damaged";
 
 /// Where the database of a data folder is.
 pub(super) fn database(data: &std::path::Path) -> PathBuf {
@@ -171,7 +174,7 @@ impl Vault {
         let (sealed_to, seal) = trust::newest_seal(&*store, &ledger)?;
         let keys = Arc::new(Keys::open(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
-        trust::check_tail(&*store, &keys, ledger.checkpoint().size)?;
+        let damaged = trust::check_tail(&*store, &keys, sealed_to, ledger.checkpoint().size)?;
         let (standing, rows) = trust::state_rows(&*store, &ledger, &seal, &[tokens::KIND])?;
         let (tokens, untrusted) = Tokens::load(&rows, &standing, &keys);
         counters.untrusted_state.store(untrusted, Ordering::Relaxed);
@@ -212,13 +215,24 @@ impl Vault {
             threads: Mutex::new(Some(threads)),
             _process_lock: process_lock,
         };
-        vault.record_start(opening.vocabulary, opening.clock_state).map_err(distrust)?;
+        vault.record_start(opening.vocabulary, opening.clock_state, &damaged).map_err(distrust)?;
         Ok(vault)
     }
 
-    /// Records that the vault started, and the vocabulary in force if it changed.
-    fn record_start(&self, vocabulary: &str, clock_state: &str) -> Result<(), super::VaultError> {
+    /// Records that the vault started, what was found damaged, and the vocabulary in force if it changed.
+    fn record_start(&self, vocabulary: &str, clock_state: &str, damaged: &[u64]) -> Result<(), super::VaultError> {
         let mut entries = Vec::new();
+        if !damaged.is_empty() {
+            self.counters.integrity_failures.fetch_add(damaged.len() as u64, Ordering::Relaxed);
+            tracing::error!(
+                ?damaged,
+                "values of these entries were altered and cannot be read any more; the ledger records it"
+            );
+            let list = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            let mut meta = own_meta(Action::INTEGRITY, vec![(DAMAGED.to_owned(), list)]);
+            meta.outcome = Outcome::Failure;
+            entries.push(meta);
+        }
         let digest = hex::encode(Sha256::digest(vocabulary.as_bytes()));
         if newest_vocabulary(&*self.store)?.as_ref() != Some(&digest) {
             let facts =

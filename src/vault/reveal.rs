@@ -57,9 +57,16 @@ impl Vault {
         }
         let mut revealed = Vec::with_capacity(rows.len());
         let mut patients = Vec::new();
-        for row in &rows {
+        for (n, row) in rows.iter().enumerate() {
             let meta = decode(row)?;
-            let items = self.open_items(row, &meta)?;
+            let items = self.open_items(row, &meta).map_err(|error| match error {
+                VaultError::Integrity(what) => {
+                    tracing::error!(what, "values could not be revealed; run phivault verify");
+                    let detail = "The values of this entry are not those the ledger committed to.";
+                    VaultError::Damaged(Issue::new(format!("/ids/{n}"), "integrity", detail))
+                }
+                other => other,
+            })?;
             let mut clear = meta.clone();
             unblind(&mut clear, &mut items.clone());
             patients.extend(meta.patients().zip(clear.patients().map(|it| it.id_text())));

@@ -193,8 +193,8 @@ impl Vault {
         let Some(row) = find_id(&*self.intake, draft.meta.id, 0..self.intake.size())? else { return Ok(Known::Fresh) };
         let (meta, items) = match self.open_row(&row) {
             Ok(opened) => opened,
-            // Without its key only the metadata can be compared.
-            Err(VaultError::Shredded) => return Ok(Known::Other),
+            // Without its values there is no telling whether they are the same.
+            Err(VaultError::Shredded | VaultError::Integrity(_)) => return Ok(Known::Other),
             Err(error) => return Err(error),
         };
         Ok(if same(&Draft { meta, items }, draft) { Known::Same(receipt(&row)) } else { Known::Other })

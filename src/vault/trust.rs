@@ -21,6 +21,8 @@ use super::writer::{Unsealed, find_id};
 
 /// Entries read at a time on the way back from the end; whole tiles of leaves.
 const PIECE: u64 = 4_096;
+/// Entries whose values may be lost without the start being refused.
+const MAX_DAMAGED: usize = 100;
 
 /// The first entry must be the vault's creation, and name this signing key.
 pub(super) fn check_first(store: &dyn Store, signer: &NoteSigner) -> Result<(), OpenError> {
@@ -172,30 +174,41 @@ pub(super) fn rebuild_unsealed(store: &dyn Store, from: u64) -> Result<Unsealed,
     wrong.map_or(Ok(unsealed), Err)
 }
 
-/// Entries that no checkpoint covers yet (those of the last second before a crash) must have been sealed with this vault's
-/// keys, and none may be there twice: somebody with the disk but without the keys cannot add one.
-pub(super) fn check_tail(store: &dyn Store, keys: &Keys, signed: u64) -> Result<(), OpenError> {
-    let mut wrong = None;
-    store.scan(signed..store.size(), &mut |row| {
-        let ring = keys.ring();
-        let genuine = meta_of(&row).ok().is_some_and(|meta| {
+/// Entries since the newest seal entry must open under this vault's keys, for the next seal entry will vouch for their
+/// ciphertexts. Gives back those that do not, although the tree holds their metadata: their values are lost, and the ledger
+/// must say so.
+///
+/// Entries that no checkpoint covers yet (those of the last second before a crash) must open, and none may be there twice:
+/// somebody with the disk but without the keys cannot add one.
+pub(super) fn check_tail(store: &dyn Store, keys: &Keys, sealed: u64, signed: u64) -> Result<Vec<u64>, OpenError> {
+    let (mut foreign, mut damaged) = (None, Vec::new());
+    let ring = keys.ring();
+    store.scan(sealed.min(signed)..store.size(), &mut |row| {
+        let meta = meta_of(&row).ok();
+        let opens = meta.as_ref().is_some_and(|meta| {
             let keys = seal::header(&row.sealed).ok().and_then(|header| ring.opening(header));
-            let opens = keys.is_some_and(|keys| {
+            keys.is_some_and(|keys| {
                 seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).is_ok()
-            });
-            opens && !repeats(store, meta.id, row.sequence)
+            })
         });
-        if !genuine {
-            wrong = Some(row.sequence);
+        if row.sequence < signed {
+            damaged.extend((!opens).then_some(row.sequence));
+        } else if !opens || meta.is_none_or(|meta| repeats(store, meta.id, row.sequence)) {
+            foreign = Some(row.sequence);
         }
-        genuine
+        foreign.is_none() && damaged.len() <= MAX_DAMAGED
     })?;
-    match wrong {
-        None => Ok(()),
-        Some(sequence) => Err(OpenError::Distrust(format!(
+    if let Some(sequence) = foreign {
+        return Err(OpenError::Distrust(format!(
             "Entry {sequence} was not written by this vault: it is not sealed with its keys, or repeats another entry. Do not write to this database. Run `phivault verify`."
-        ))),
+        )));
     }
+    if damaged.len() > MAX_DAMAGED {
+        return Err(OpenError::Distrust(format!(
+            "More than {MAX_DAMAGED} of the newest entries do not open: their sealed values were altered. Do not write to this database. Restore a backup."
+        )));
+    }
+    Ok(damaged)
 }
 
 fn repeats(store: &dyn Store, id: Uuid, sequence: u64) -> bool {

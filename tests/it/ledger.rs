@@ -7,8 +7,10 @@ use phivault::keyfile::{KeyPaths, read_private, read_verifier_key};
 use phivault::ledger::checkpoint::{self, Checkpoint};
 use phivault::ledger::hash::Hash;
 use phivault::ledger::leaf::{Sequenced, entry_leaf, leaf_data};
-use phivault::ledger::proof::verify_inclusion;
-use phivault::store::sqlite::SqliteStore;
+use phivault::ledger::proof::{root_at, verify_consistency, verify_inclusion};
+use phivault::ledger::tiles::TileName;
+use phivault::ledger::tree::TileSource;
+use phivault::store::sqlite::{Reader, SqliteStore};
 use phivault::store::{Batch, Order, Row, SEGMENT, Store, StoreError};
 use rusqlite::Connection;
 use serde_json::Value;
@@ -79,6 +81,108 @@ async fn proofs_hold_at_sizes_around_full_tiles_and_forged_ones_do_not() {
     app.finish();
 }
 
+/// What somebody without a token can fetch.
+struct Public {
+    client: crate::app::Client,
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Public {
+    fn of(app: &App) -> Self {
+        Self {
+            client: app.with_token("none"),
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            url: app.url().into(),
+        }
+    }
+
+    async fn tile(&self, level: u8, index: u64, width: usize) -> Vec<Hash> {
+        let name = TileName { level, index, width };
+        let answer = self.http.get(format!("{}/tile/{name}", self.url)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{name}");
+        assert_eq!(answer.headers()["content-type"], "application/octet-stream");
+        assert!(answer.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+        let bytes = answer.bytes().await.unwrap();
+        assert_eq!(bytes.len(), 32 * width);
+        bytes.chunks(32).map(|it| Hash::from_slice(it).unwrap()).collect()
+    }
+
+    /// Every tile of a tree, fetched, as a proof reads them.
+    async fn tree(&self, size: u64) -> Fetched {
+        let mut tiles = std::collections::BTreeMap::new();
+        for level in 0_u8..8 {
+            let hashes = size >> (8 * u32::from(level));
+            for index in 0..hashes.div_ceil(256) {
+                let width = usize::try_from((hashes - index * 256).min(256)).unwrap();
+                tiles.insert((level, index), self.tile(level, index, width).await);
+            }
+        }
+        Fetched(tiles)
+    }
+}
+
+struct Fetched(std::collections::BTreeMap<(u8, u64), Vec<Hash>>);
+
+impl TileSource for Fetched {
+    type Error = std::convert::Infallible;
+
+    fn tile(&self, level: u8, index: u64, width: usize) -> Result<Vec<Hash>, Self::Error> {
+        Ok(self.0[&(level, index)][..width].to_vec())
+    }
+}
+
+#[tokio::test]
+async fn an_outsider_rebuilds_the_tree_from_tiles_and_follows_it_from_checkpoint_to_checkpoint() {
+    let app = App::spawn().await;
+    let public = Public::of(&app);
+    let mut before: Option<Checkpoint> = None;
+    for count in [3, 300, 1, 500] {
+        let lines: Vec<String> = (0..count).map(|_| entry().to_string()).collect();
+        let answer = app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", lines.join("\n")).await;
+        let last = answer.json()["results"][count - 1]["receipt"]["id"].as_str().unwrap().to_owned();
+        // A proof waits for the checkpoint that covers it.
+        assert_eq!(app.auditor().get(&format!("/v1/entries/{last}/proof")).await.status, 200);
+        let signed = open(&app, &public.client.get("/checkpoint").await.text);
+        let tree = public.tree(signed.size).await;
+        assert_eq!(root_at(&tree, signed.size).unwrap(), signed.root, "the tiles come to the signed root");
+        assert_eq!(foreign_root(&app, signed.size), signed.root);
+        if let Some(before) = before {
+            let path = format!("/v1/ledger/consistency?from={}", before.size);
+            let proof = public.client.get(&path).await.json();
+            let hash = |it: &Value| Hash::from_hex(it.as_str().unwrap()).unwrap();
+            let hashes: Vec<_> = proof["hashes"].as_array().unwrap().iter().map(hash).collect();
+            let now = open(&app, proof["checkpoint"].as_str().unwrap());
+            verify_consistency(before.size, &before.root, now.size, &now.root, &hashes).unwrap();
+            let other = Hash([7; 32]);
+            assert!(verify_consistency(before.size, &other, now.size, &now.root, &hashes).is_err());
+        }
+        before = Some(signed);
+    }
+    let size = before.unwrap().size;
+    let level_0 = size / 256;
+    for missing in [
+        format!("0/{:03}", level_0),
+        format!("0/{:03}.p/{}", level_0, size % 256 + 200),
+        "1/000".into(),
+        "7/000.p/1".into(),
+        "64/000".into(),
+        "0/0".into(),
+        "entries/000".into(),
+        "0/999".into(),
+        String::new(),
+        "63/x018/x446/x744/x073/x709/x551/615".into(),
+    ] {
+        let answer = public.client.get(&format!("/tile/{missing}")).await;
+        assert_eq!((answer.status, answer.code().as_str()), (404, "no_such_tile"), "{missing}");
+    }
+    for from in ["0", "999999", "x", "-1", ""] {
+        let answer = public.client.get(&format!("/v1/ledger/consistency?from={from}")).await;
+        assert_eq!(answer.status, 400, "{from}: {answer:?}");
+    }
+    app.finish();
+}
+
 fn made_up(sequence: u64) -> (Row, Vec<Term>) {
     let mut meta = Meta {
         id: uuid::Uuid::from_u128(u128::from(sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1),
@@ -114,6 +218,14 @@ fn made_up(sequence: u64) -> (Row, Vec<Term>) {
         sealed: vec![1],
     };
     (row, terms(&meta))
+}
+
+/// All that the stored index of the first segment holds, if it is complete.
+fn whole_index(reader: &Reader) -> Option<Vec<(u8, u64, u16)>> {
+    let mut all = Vec::new();
+    let complete = reader.segment(0, &mut |dimension, key, position| all.push((dimension, key, position))).unwrap();
+    all.sort_unstable();
+    complete.then_some(all)
 }
 
 fn append(store: &SqliteStore, count: u64) {
@@ -173,13 +285,13 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
     // A few commits later the closed segment's index is on disk.
     let reader = SqliteStore::reader(&path).unwrap();
     let mut commits = 0;
-    while reader.segment(0).unwrap().is_none() {
+    while whole_index(&reader).is_none() {
         append(&store, 1);
         commits += 1;
         assert!(commits < 100_000, "the index is never written");
     }
     agrees(&store);
-    let whole = reader.segment(0).unwrap().unwrap();
+    let whole = whole_index(&reader).unwrap();
     drop(store);
     agrees(&SqliteStore::open(&path).unwrap());
     for loss in ["DELETE FROM segment", "DELETE FROM segment; DELETE FROM posting WHERE key % 2 = 0"] {
@@ -191,6 +303,6 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
         assert_eq!(store.rows(&[4_711]).unwrap(), [row]);
         store.repair().unwrap();
         agrees(&store);
-        assert!(reader.segment(0).unwrap().unwrap() == whole, "the same index is made again after {loss}");
+        assert!(whole_index(&reader).unwrap() == whole, "the same index is made again after {loss}");
     }
 }

@@ -29,6 +29,7 @@ POST   /v1/entries/query         | 403 200 200 403 401 401 401 401 401 401 | sea
 GET    /v1/entries/{id}          | 403 200 200 403 401 401 401 401 401 401 | search
 POST   /v1/entries/{id}/reveal   | 403 200 403 403 401 401 401 401 401 401 | reveal
 GET    /v1/entries/{id}/proof    | 200 200 200 200 401 401 401 401 401 401 |
+GET    /v1/entries/{id}/leaf     | 403 200 200 403 401 401 401 401 401 401 | search
 POST   /v1/reveal                | 403 404 403 403 401 401 401 401 401 401 | reveal
 GET    /v1/reports/access        | 403 200 200 403 401 401 401 401 401 401 | report
 GET    /v1/reasons               | 200 200 200 200 401 401 401 401 401 401 |
@@ -37,6 +38,8 @@ POST   /v1/tokens                | 403 403 403 201 401 401 401 401 401 401 | tok
 DELETE /v1/tokens/{id}           | 403 403 403 404 401 401 401 401 401 401 | token_revoke
 GET    /v1/keys                  | 403 403 200 200 401 401 401 401 401 401 | key_list
 POST   /v1/keys/rotate           | 403 403 403 200 401 401 401 401 401 401 | key_rotate
+GET    /v1/ledger/consistency    | 200 200 200 200 200 200 200 200 200 200 |
+GET    /tile/{tile}              | 200 200 200 200 200 200 200 200 200 200 |
 GET    /checkpoint               | 200 200 200 200 200 200 200 200 200 200 |
 GET    /healthz                  | 200 200 200 200 200 200 200 200 200 200 |
 GET    /readyz                   | 200 200 200 200 200 200 200 200 200 200 |
@@ -74,6 +77,8 @@ impl Route {
         let path = match self.path {
             "/v1/reports/access" => "/v1/reports/access?reason=HCOMPL".to_owned(),
             "/v1/tokens/{id}" => "/v1/tokens/tok-0".to_owned(),
+            "/v1/ledger/consistency" => "/v1/ledger/consistency?from=1".to_owned(),
+            "/tile/{tile}" => "/tile/0/000.p/1".to_owned(),
             path => path.replace("{id}", id),
         };
         let body = match (self.method, self.path) {

@@ -7,16 +7,20 @@ use crate::domain::index::{Dimension, Term};
 use super::super::{SEGMENT, StoreError};
 use super::chunk;
 use super::filter::Filter;
-use super::index::{Postings, chunk_key, load_closed, read_chunk};
+use super::index::{chunk_key, load_closed, read_chunk};
 use super::{read, signed, unavailable};
 
-/// The stored index of a closed segment, if it is complete. Order, fences, filters and the number of chunks must be exactly
-/// what closing a segment writes.
-pub(super) fn segment(connection: &Connection, n: u64) -> Result<Option<Postings>, StoreError> {
-    let Some(closed) = load_closed(connection, n)? else { return Ok(None) };
+/// The dimensions that have a filter, in its order.
+const FILTERED: [Dimension; 2] = [Dimension::Id, Dimension::Patient];
+
+/// Calls `each` with everything in the stored index of a closed segment; `false` if there is none. Order, fences, filters and the
+/// number of chunks must be exactly what closing a segment writes.
+pub(super) fn segment(connection: &Connection, n: u64, each: &mut dyn FnMut(u8, u64, u16)) -> Result<bool, StoreError> {
+    let Some(closed) = load_closed(connection, n)? else { return Ok(false) };
     let wrong = |what: &str| StoreError::Corrupt(format!("the index of segment {n} has {what}"));
-    let (mut out, mut chunks) = (Postings::new(), 0);
+    let (mut chunks, mut filtered) = (0, [Vec::new(), Vec::new()]);
     for (dimension, fences) in &closed.fences {
+        let filter = FILTERED.iter().position(|it| *it as u8 == *dimension);
         let (mut last, mut sorted) = (None, true);
         for (number, fence) in fences.iter().enumerate() {
             let bytes = read_chunk(connection, chunk_key(n, *dimension, number))?;
@@ -25,8 +29,11 @@ pub(super) fn segment(connection: &Connection, n: u64) -> Result<Option<Postings
                 sorted &= !std::mem::take(&mut first) || key == *fence;
                 for position in positions {
                     sorted &= last.is_none_or(|last| last < (key, position));
+                    if let (Some(filter), true) = (filter, last.is_none_or(|(last, _)| last != key)) {
+                        filtered[filter].push(Term { dimension: FILTERED[filter], key });
+                    }
                     last = Some((key, position));
-                    out.entry((*dimension, key)).or_default().push(position);
+                    each(*dimension, key, position);
                 }
             })?;
             chunks += 1;
@@ -41,14 +48,12 @@ pub(super) fn segment(connection: &Connection, n: u64) -> Result<Option<Postings
     if found != chunks {
         return Err(wrong("chunks that no fence names"));
     }
-    for (dimension, filter) in [(Dimension::Id, &closed.ids), (Dimension::Patient, &closed.patients)] {
-        let of = out.keys().filter(|(it, _)| *it == dimension as u8);
-        let terms: Vec<_> = of.map(|(_, key)| Term { dimension, key: *key }).collect();
+    for (terms, filter) in filtered.iter().zip([&closed.ids, &closed.patients]) {
         if Filter::new(terms.iter()).bytes() != filter.bytes() {
             return Err(wrong("a filter that hides or invents terms"));
         }
     }
-    Ok(Some(out))
+    Ok(true)
 }
 
 /// What lies outside where anything may lie: rows before the beginning, and index rows of segments that are not full.

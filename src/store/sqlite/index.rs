@@ -22,9 +22,6 @@ use super::{read, signed, unavailable};
 /// Chunks of a closed segment that ride along with one commit.
 const CHUNKS_PER_COMMIT: usize = 256;
 
-/// Terms of a segment with the positions in it.
-pub type Postings = HashMap<(u8, u64), Vec<u16>>;
-
 pub(super) struct Index {
     state: RwLock<State>,
     /// Chunks of the oldest closing segment that are committed. Only the writer changes it.

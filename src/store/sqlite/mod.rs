@@ -21,8 +21,8 @@ mod open;
 mod pool;
 mod read;
 
-pub use index::Postings;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
+pub use read::RowRef;
 
 /// Read-only connections that requests share.
 const READERS: usize = 8;
@@ -163,15 +163,17 @@ impl Reader {
         read::size(&self.connection)
     }
 
-    /// Calls `each` with whatever rows there are in a range, gaps and all, by rising position.
+    /// Calls `each` with whatever rows there are in a range, gaps and all, by rising position; a row that cannot be one comes
+    /// as an error.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
-    pub fn scan(&self, range: Range<u64>, each: &mut dyn FnMut(Row)) -> Result<(), StoreError> {
-        read::scan_raw(&self.connection, range, &mut |row| {
-            each(row);
-            true
-        })
+    pub fn scan(
+        &self,
+        range: Range<u64>,
+        each: &mut dyn FnMut(u64, Result<RowRef<'_>, StoreError>),
+    ) -> Result<(), StoreError> {
+        read::scan_refs(&self.connection, range, each)
     }
 
     /// All tiles: level, index, hashes.
@@ -190,12 +192,13 @@ impl Reader {
         read::count(&self.connection, "SELECT count(*) FROM tile")
     }
 
-    /// The stored index of a closed segment, as terms and positions; `None` if its index is not written yet.
+    /// Calls `each` with dimension, key and position of all that the stored index of a closed segment holds, if it is complete;
+    /// whether it is.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it does not read.
-    pub fn segment(&self, n: u64) -> Result<Option<Postings>, StoreError> {
-        audit::segment(&self.connection, n)
+    /// [`StoreError::Corrupt`] when it is not what closing a segment writes.
+    pub fn segment(&self, n: u64, each: &mut dyn FnMut(u8, u64, u16)) -> Result<bool, StoreError> {
+        audit::segment(&self.connection, n, each)
     }
 
     /// Rows that stand where none may stand, in words.
@@ -273,6 +276,10 @@ fn signed(number: u64) -> i64 {
 fn unavailable(error: rusqlite::Error) -> StoreError {
     use rusqlite::ffi::ErrorCode;
     // SQLite's own messages name tables and columns, never values.
+    if matches!(error, rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::IntegralValueOutOfRange(..)) {
+        // A value that the schema does not allow: somebody went round it.
+        return StoreError::Corrupt(error.to_string());
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Corrupt(error.to_string()),
         _ => StoreError::Unavailable(error.to_string()),

@@ -38,42 +38,79 @@ pub(super) fn scan(
     each: &mut dyn FnMut(Row) -> bool,
 ) -> Result<(), StoreError> {
     let (mut expected, end) = (range.start, range.end);
-    let (mut gap, mut stopped) = (None, false);
-    scan_raw(connection, range, &mut |row| {
-        if row.sequence != expected {
-            gap = Some(expected);
-            return false;
-        }
-        expected += 1;
-        stopped = !each(row);
-        !stopped
-    })?;
-    match gap.or((!stopped && expected < end).then_some(expected)) {
-        Some(sequence) => Err(missing(sequence)),
-        None => Ok(()),
-    }
-}
-
-/// Whatever rows there are in a range, by rising position.
-pub(super) fn scan_raw(
-    connection: &Connection,
-    range: Range<u64>,
-    each: &mut dyn FnMut(Row) -> bool,
-) -> Result<(), StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM entry WHERE sequence >= ?1 AND sequence < ?2 ORDER BY sequence");
     let mut statement = connection.prepare_cached(&sql).map_err(unavailable)?;
-    let mut from = range.start;
-    while from < range.end {
-        let to = range.end.min(from + SCAN_ROWS);
-        let mut rows = statement.query(params![signed(from), signed(to)]).map_err(unavailable)?;
-        while let Some(row) = rows.next().map_err(unavailable)? {
-            if !each(decode(row)?) {
+    while expected < end {
+        let to = end.min(expected + SCAN_ROWS);
+        let mut rows = statement.query(params![signed(expected), signed(to)]).map_err(unavailable)?;
+        while expected < to {
+            let Some(row) = rows.next().map_err(unavailable)? else { return Err(missing(expected)) };
+            let row = decode(row)?;
+            if row.sequence != expected {
+                return Err(missing(expected));
+            }
+            expected += 1;
+            if !each(row) {
                 return Ok(());
             }
         }
-        from = to;
     }
     Ok(())
+}
+
+/// A row where it lies, for a verifier that looks at each once.
+pub struct RowRef<'a> {
+    /// See [`Row`].
+    pub sequence: u64,
+    /// Canonical metadata.
+    pub meta: &'a [u8],
+    /// Time of receipt.
+    pub received_at: i64,
+    /// The same patient's entry before.
+    pub patient_previous: u64,
+    /// The patient's running number.
+    pub patient_number: u64,
+    /// Commitment to the sealed values.
+    pub commitment: &'a [u8; 32],
+    /// The leaf hash.
+    pub leaf: Hash,
+    /// Header and ciphertext.
+    pub sealed: &'a [u8],
+}
+
+/// Whatever rows there are in a range, by rising position, without copying them. A row that cannot be one is given as an
+/// error with its position, and the scan goes on.
+pub(super) fn scan_refs(
+    connection: &Connection,
+    range: Range<u64>,
+    each: &mut dyn FnMut(u64, Result<RowRef<'_>, StoreError>),
+) -> Result<(), StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM entry WHERE sequence >= ?1 AND sequence < ?2 ORDER BY sequence");
+    let mut statement = connection.prepare_cached(&sql).map_err(unavailable)?;
+    let mut rows = statement.query(params![signed(range.start), signed(range.end)]).map_err(unavailable)?;
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let sequence = row.get::<_, i64>(0).ok().and_then(|it| u64::try_from(it).ok()).unwrap_or(range.start);
+        each(sequence, decode_ref(row));
+    }
+    Ok(())
+}
+
+fn decode_ref<'a>(row: &'a rusqlite::Row<'_>) -> Result<RowRef<'a>, StoreError> {
+    let corrupt = |what: &str| StoreError::Corrupt(what.to_owned());
+    let blob = |column: usize| row.get_ref(column).ok().and_then(|it| it.as_blob().ok());
+    let integer = |column: usize| row.get_ref(column).ok().and_then(|it| it.as_i64().ok());
+    let unsigned = |column: usize| integer(column).and_then(|it| u64::try_from(it).ok());
+    let hash = |column: usize| blob(column).and_then(|it| <&[u8; 32]>::try_from(it).ok());
+    Ok(RowRef {
+        sequence: unsigned(0).ok_or_else(|| corrupt("a position that is no number"))?,
+        meta: blob(1).ok_or_else(|| corrupt("metadata that are no bytes"))?,
+        received_at: integer(2).ok_or_else(|| corrupt("a time that is no number"))?,
+        patient_previous: unsigned(3).ok_or_else(|| corrupt("a position that is negative"))?,
+        patient_number: unsigned(4).ok_or_else(|| corrupt("a number that is negative"))?,
+        commitment: hash(5).ok_or_else(|| corrupt("a commitment that has not 32 bytes"))?,
+        leaf: Hash(*hash(6).ok_or_else(|| corrupt("a leaf that has not 32 bytes"))?),
+        sealed: blob(7).ok_or_else(|| corrupt("a sealed record that is no bytes"))?,
+    })
 }
 
 pub(super) fn leaves(connection: &Connection, range: Range<u64>) -> Result<Vec<Hash>, StoreError> {
