@@ -21,6 +21,8 @@ pub struct Settings {
     pub entries: Entries,
     /// What is bounded.
     pub limits: Limits,
+    /// Who else remembers how far the ledger has come.
+    pub evidence: Evidence,
     /// Diagnostics.
     pub log: Log,
 }
@@ -107,6 +109,20 @@ pub struct Limits {
     pub queue_kib: usize,
 }
 
+/// `[evidence]`
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evidence {
+    /// A C2SP tlog-policy with witnesses and their URLs.
+    pub policy: Option<PathBuf>,
+    /// A file that checkpoints are appended to.
+    pub anchor_file: Option<PathBuf>,
+    /// A URL that checkpoints are posted to.
+    pub anchor_url: Option<String>,
+    /// Seconds between two anchors.
+    pub anchor_seconds: u64,
+}
+
 /// `[log]`
 #[derive(Deserialize, Clone, PartialEq, Debug)]
 #[serde(deny_unknown_fields, default)]
@@ -174,6 +190,12 @@ impl Default for Limits {
             body_seconds: 30,
             queue_kib: 64 << 10,
         }
+    }
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self { policy: None, anchor_file: None, anchor_url: None, anchor_seconds: 60 }
     }
 }
 
@@ -256,7 +278,14 @@ impl Settings {
     fn resolve(&mut self, folder: &Path) {
         let keys = &mut self.keys;
         let required = [&mut self.storage.data_dir, &mut keys.keyring, &mut keys.signing_key, &mut keys.lock];
-        let optional = [keys.passphrase_file.as_mut(), keys.key_file.as_mut(), self.entries.reasons.as_mut()];
+        let evidence = &mut self.evidence;
+        let optional = [
+            keys.passphrase_file.as_mut(),
+            keys.key_file.as_mut(),
+            self.entries.reasons.as_mut(),
+            evidence.policy.as_mut(),
+            evidence.anchor_file.as_mut(),
+        ];
         for path in required.into_iter().chain(optional.into_iter().flatten()) {
             if path.is_relative() {
                 *path = folder.join(&*path);
@@ -283,6 +312,7 @@ impl Settings {
             ((1..=600).contains(&limits.body_seconds), "limits.body_seconds is 1 to 600."),
             ((1_024..=4 << 20).contains(&limits.queue_kib), "limits.queue_kib is 1024 to 4194304."),
             ((1..=100_000).contains(&self.server.connections), "server.connections is 1 to 100000."),
+            ((1..=86_400).contains(&self.evidence.anchor_seconds), "evidence.anchor_seconds is 1 to 86400."),
             ((0..=86_400).contains(&self.entries.max_skew_seconds), "entries.max_skew_seconds is 0 to 86400."),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

@@ -13,6 +13,7 @@
 //! - [`vault`] what may happen: the one guarded door
 //! - [`http`] and [`cli`] translation only
 //! - [`config`], [`keyfile`], [`telemetry`] composition: settings, key files, diagnostics
+//! - [`witness`] both sides of C2SP tlog-witness
 //! - [`clinic`] the synthetic clinic of `phivault demo`
 
 pub mod cli;
@@ -26,3 +27,4 @@ pub mod ledger;
 pub mod store;
 pub mod telemetry;
 pub mod vault;
+pub mod witness;

@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fill(&args.dir, &vault)?;
     }
     vault.settle()?;
-    let report = verify::check(&settings).map_err(anyhow::Error::msg)?;
+    let report = verify::check(&settings, verify::Against::default()).map_err(anyhow::Error::msg)?;
     println!("{}", verify::describe(&report));
     if report.verdict != Verdict::Intact {
         bail!("The trial vault was altered. Remove {} and start again.", args.dir.display());

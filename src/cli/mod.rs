@@ -15,6 +15,7 @@ pub mod report;
 pub mod serve;
 pub mod token;
 pub mod verify;
+pub mod witness;
 
 /// An encrypted, verifiable audit vault for health data.
 ///
@@ -44,6 +45,7 @@ enum Command {
     Report(report::Args),
     Token(token::Args),
     Keys(keys::Args),
+    Witness(witness::Args),
 }
 
 /// Runs what was asked for; 0 is success, 1 a finding or refusal, 2 that it could not be done.
@@ -61,6 +63,7 @@ pub fn run() -> ExitCode {
         Command::Import(args) => remote(import::run(args)),
         Command::Report(args) => remote(report::run(args)),
         Command::Token(args) => token::run(args),
+        Command::Witness(args) => witness::run(args),
         Command::Keys(args) => remote(keys::run(args)),
     };
     result.unwrap_or_else(|error| {

@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Settings;
 use crate::http::{Limits, Server};
+use crate::ledger::policy::Policy;
 use crate::telemetry;
 use crate::vault::Vault;
+use crate::witness::client::{Courier, Evidence, usable};
 
 use super::local;
 
@@ -38,6 +41,26 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let vault = Arc::new(local::open(&settings, &unlock)?);
     drop(unlock);
     serve(&settings, &vault, |address| println!("phivault listens on http://{address} (docs at http://{address}/docs)"))
+}
+
+/// What brings checkpoints to witnesses and anchors, if the settings name any.
+fn courier(settings: &Settings, vault: &Arc<Vault>) -> anyhow::Result<Option<Courier>> {
+    let wanted = &settings.evidence;
+    if wanted.policy.is_none() && wanted.anchor_file.is_none() && wanted.anchor_url.is_none() {
+        return Ok(None);
+    }
+    let policy = match &wanted.policy {
+        Some(path) => {
+            let text = super::receipt::read(path)?;
+            Some(Policy::parse(&text).with_context(|| format!("{} (evidence.policy) cannot be used", path.display()))?)
+        }
+        None => None,
+    };
+    let anchor_url =
+        wanted.anchor_url.as_deref().map(usable).transpose().context("evidence.anchor_url cannot be used")?;
+    let anchor_every = Duration::from_secs(wanted.anchor_seconds);
+    let evidence = Evidence { policy, anchor_file: wanted.anchor_file.clone(), anchor_url, anchor_every };
+    Courier::new(vault.clone(), evidence).map(Some)
 }
 
 /// Serves an open vault; `demo` uses it too. `announce` is told the address when the first request can come.
@@ -69,6 +92,9 @@ pub fn serve(
             tracing::info!("stopping: finishing what was taken");
             handle.stop(true).await;
         });
+        if let Some(courier) = courier(settings, vault)? {
+            actix_web::rt::spawn(courier.run());
+        }
         announce(server.address());
         server.run().await.context("The server failed")
     });

@@ -127,6 +127,11 @@ impl Collector for Figures {
         for (name, help, number) in [
             ("ledger_size", "Entries in the ledger", signed(vault.ledger_size())),
             ("checkpoint_size", "Entries that the newest checkpoint covers", signed(vault.checkpoint().size)),
+            (
+                "witnessed_size",
+                "Entries that enough witnesses cosigned; -1 if none are asked",
+                vault.witnessed_size().map_or(-1, signed),
+            ),
             ("queue_kib", "KiB waiting to be committed", signed(vault.queue_kib() as u64)),
             ("disk_bytes", "Bytes of the database", signed(vault.disk_bytes())),
             (

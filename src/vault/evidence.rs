@@ -9,6 +9,8 @@ use crate::domain::caller::{Caller, Permission};
 use crate::domain::issue::Issue;
 use crate::ledger::hash::Hash;
 use crate::ledger::leaf::{Sequenced, leaf_data};
+use crate::ledger::note::Signature;
+use crate::ledger::policy::Policy;
 use crate::ledger::receipt::TlogProof;
 use crate::ledger::tiles::TileName;
 
@@ -74,9 +76,42 @@ impl Proof {
 }
 
 impl Vault {
-    /// The newest signed checkpoint, public.
+    /// The checkpoint for the public: the newest, or the newest that enough witnesses cosigned.
     pub fn checkpoint(&self) -> Signed {
+        self.ledger.served()
+    }
+
+    /// The newest signed checkpoint, whoever cosigned it.
+    pub fn latest_checkpoint(&self) -> Signed {
         self.ledger.checkpoint()
+    }
+
+    /// From now on witnesses are expected to cosign what is signed.
+    pub fn expect_witnesses(&self, policy: Policy) {
+        self.ledger.expect_witnesses(policy);
+    }
+
+    /// Adds verified cosignatures to a checkpoint.
+    pub fn add_cosignatures(&self, signed: &Signed, lines: &[Signature]) {
+        self.ledger.add_cosignatures(signed, lines);
+    }
+
+    /// Takes note whether the newest anchor could be set.
+    pub fn anchored(&self, done: bool) {
+        self.counters.unanchored.store(!done, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How many entries enough witnesses have cosigned, if any are asked.
+    pub fn witnessed_size(&self) -> Option<u64> {
+        self.ledger.witnessed().map(|(size, _)| size)
+    }
+
+    /// The proof that the tree of `new` entries extends the one of `old`.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn consistency_proof(&self, old: u64, new: u64) -> Result<Vec<Hash>, VaultError> {
+        Ok(self.ledger.consistency(old, new)?)
     }
 
     /// The name of the ledger.

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use crate::keyfile::LockFile;
 use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
 use crate::ledger::hash::Hash;
-use crate::ledger::note::NoteSigner;
+use crate::ledger::note::{Note, NoteSigner, Signature};
+use crate::ledger::policy::Policy;
 use crate::ledger::proof;
 use crate::ledger::tiles::TileName;
 use crate::ledger::tree::{Edge, TILE_WIDTH, TileSource};
@@ -29,6 +30,9 @@ const SIGN_EVERY: Duration = Duration::from_secs(1);
 /// At least one checkpoint in this time while none come, so that absence can be shown.
 const SIGN_IDLE: Duration = Duration::from_secs(3600);
 
+/// Cosignatures older than this, while there is more to cosign, are not fresh any more.
+const WITNESS_LAG: Duration = Duration::from_secs(60);
+
 /// How long a proof waits for the checkpoint that covers its entry.
 const PROOF_WAIT: Duration = Duration::from_secs(5);
 
@@ -40,10 +44,22 @@ pub(super) struct Ledger {
     lock: LockFile,
     edge: Mutex<Edge>,
     published: RwLock<Signed>,
+    /// The newest checkpoint that enough witnesses cosigned, and when; whom to ask, if anybody.
+    witnessed: RwLock<Witnessed>,
     /// Held while a checkpoint is signed, so that one comes after the other; readers do not wait for it.
     signing: Mutex<()>,
     /// The size that is published, and a bell for those who wait for it to grow.
     covered: (Mutex<u64>, Condvar),
+}
+
+/// What witnesses have said.
+#[derive(Default)]
+struct Witnessed {
+    policy: Option<Policy>,
+    expected_since: Option<Instant>,
+    newest: Option<(Signed, Instant)>,
+    /// Cosignatures of a checkpoint that are not enough yet: its text, and the lines.
+    gathering: (String, Vec<Signature>),
 }
 
 /// A signed checkpoint.
@@ -78,8 +94,17 @@ impl Ledger {
         })?;
         let published = RwLock::new(Signed { note, size: locked.size, root: locked.root });
         let covered = (Mutex::new(locked.size), Condvar::new());
-        let ledger =
-            Self { store, signer, origin, lock, edge: Mutex::new(edge), published, signing: Mutex::default(), covered };
+        let ledger = Self {
+            store,
+            signer,
+            origin,
+            lock,
+            edge: Mutex::new(edge),
+            published,
+            witnessed: RwLock::default(),
+            signing: Mutex::default(),
+            covered,
+        };
         let size = ledger.edge().size();
         if size < locked.size {
             return Err(OpenError::Distrust(format!(
@@ -100,6 +125,48 @@ impl Ledger {
     /// The newest signed checkpoint.
     pub(super) fn checkpoint(&self) -> Signed {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the public is given: the newest checkpoint that enough witnesses cosigned, while there is a fresh one.
+    pub(super) fn served(&self) -> Signed {
+        let witnessed = self.witnessed.read().unwrap_or_else(PoisonError::into_inner);
+        match &witnessed.newest {
+            Some((signed, when)) if when.elapsed() < WITNESS_LAG => signed.clone(),
+            _ => self.checkpoint(),
+        }
+    }
+
+    /// Takes note of whom to ask for cosignatures.
+    pub(super) fn expect_witnesses(&self, policy: Policy) {
+        let mut witnessed = self.witnessed.write().unwrap_or_else(PoisonError::into_inner);
+        witnessed.policy = Some(policy);
+        witnessed.expected_since = Some(Instant::now());
+    }
+
+    /// Adds cosignatures of a checkpoint; they have been verified.
+    pub(super) fn add_cosignatures(&self, signed: &Signed, lines: &[Signature]) {
+        let Ok(mut note) = Note::parse(&signed.note) else { return };
+        let mut witnessed = self.witnessed.write().unwrap_or_else(PoisonError::into_inner);
+        if witnessed.gathering.0 != note.text {
+            witnessed.gathering = (note.text.clone(), Vec::new());
+        }
+        witnessed.gathering.1.extend_from_slice(lines);
+        note.signatures.extend(witnessed.gathering.1.iter().cloned());
+        let note = note.to_string();
+        let enough = witnessed.policy.as_ref().is_some_and(|it| it.open(&note).is_ok_and(|opened| opened.quorum));
+        if enough && witnessed.newest.as_ref().is_none_or(|(before, _)| before.size <= signed.size) {
+            witnessed.newest = Some((Signed { note, ..signed.clone() }, Instant::now()));
+        }
+    }
+
+    /// How many entries enough witnesses have seen, if any are asked; and whether that is long ago.
+    pub(super) fn witnessed(&self) -> Option<(u64, bool)> {
+        let witnessed = self.witnessed.read().unwrap_or_else(PoisonError::into_inner);
+        witnessed.policy.as_ref()?;
+        let size = witnessed.newest.as_ref().map_or(0, |(signed, _)| signed.size);
+        let since = witnessed.newest.as_ref().map(|(_, when)| *when).or(witnessed.expected_since)?;
+        let behind = size < self.checkpoint().size && since.elapsed() >= WITNESS_LAG;
+        Some((size, behind))
     }
 
     /// The name of the ledger.
@@ -158,7 +225,8 @@ impl Ledger {
             return Err(VaultError::Busy);
         }
         drop(waited);
-        let signed = self.checkpoint();
+        let served = self.served();
+        let signed = if served.size > sequence { served } else { self.checkpoint() };
         let hashes = proof::inclusion_proof(&self.tiles(), sequence, signed.size)?;
         Ok((signed, hashes))
     }

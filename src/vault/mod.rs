@@ -37,6 +37,7 @@ mod verify;
 mod writer;
 
 pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
+pub use crate::crypto::keyring::Keyring;
 pub use crate::ledger::tiles::TileName;
 pub use error::{OpenError, VaultError};
 pub use evidence::{Consistency, Leaf, Proof};

@@ -32,6 +32,8 @@ pub struct Counters {
     pub checkpoint_failures: AtomicU64,
     /// The last attempt to sign failed.
     pub unsigned: AtomicBool,
+    /// The newest anchor could not be set.
+    pub unanchored: AtomicBool,
     /// State rows that were not authentic.
     pub untrusted_state: AtomicU64,
     /// Entries whose values did not agree with the ledger when they were opened.
@@ -79,6 +81,12 @@ impl Vault {
         let mut problems = Vec::new();
         if self.counters.unsigned.load(Ordering::Relaxed) {
             problems.push("a checkpoint could not be signed or locked; see the log");
+        }
+        if self.ledger.witnessed().is_some_and(|(_, behind)| behind) {
+            problems.push("too few witnesses cosigned the newest checkpoints; see the log");
+        }
+        if self.counters.unanchored.load(Ordering::Relaxed) {
+            problems.push("a checkpoint could not be anchored; see the log");
         }
         if self.counters.untrusted_state.load(Ordering::Relaxed) > 0 {
             problems.push("a state row is not authentic and was refused; run phivault verify");

@@ -145,6 +145,11 @@ impl App {
         std::fs::read_to_string(self.dir().join("server.log")).unwrap_or_default()
     }
 
+    /// Gives the server a further setting from its next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.options.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the server on a free port and waits until it announces its address.
     pub fn start(&mut self) {
         self.try_start().unwrap_or_else(|output| panic!("the server did not start: {output}"));

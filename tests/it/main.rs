@@ -20,3 +20,4 @@ mod search;
 mod synthea;
 mod tamper;
 mod tidy;
+mod witness;

@@ -11,7 +11,8 @@ store     | domain ledger crypto | actix | it rests sealed bytes and knows no ca
 vault     | domain crypto ledger store keyfile | actix rusqlite clap | one guarded door, whoever knocks
 http      | vault domain config | rusqlite | it translates requests; the vault decides
 clinic    | | | a made-up hospital knows only what a customer knows
-cli       | vault domain config keyfile http clinic ledger telemetry | rusqlite | it translates; the vault decides
+witness   | vault domain ledger keyfile crypto | rusqlite clap | it carries checkpoints and knows no entry
+cli       | vault domain config keyfile http clinic ledger telemetry witness | rusqlite | it translates; the vault decides
 config    | domain vault | | it reads settings into the types they set
 keyfile   | crypto ledger domain | | keys rest outside the database, where no store reaches
 telemetry | config | | diagnostics never meet an entry";
