@@ -248,6 +248,7 @@ fn open(dir: &Path) -> Vault {
         vocabulary: REASONS,
         clock: Arc::new(WallClock),
         clock_state: "unknown",
+        restored: None,
         fatal: Box::new(|| std::process::exit(70)),
     })
     .expect("the vault opens")

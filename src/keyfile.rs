@@ -52,6 +52,11 @@ impl KeyPaths {
         self.signing_key.with_extension("vkey")
     }
 
+    /// Where the next signing key stands between its writing and the entry that announces it.
+    pub fn next_signing_key(&self) -> PathBuf {
+        self.signing_key.with_extension("next")
+    }
+
     /// Where the next keyring stands between its writing and the entry that records it.
     pub fn next_keyring(&self) -> PathBuf {
         self.keyring.with_extension("next")
@@ -179,11 +184,20 @@ pub fn create_key_file(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`] when it is not there or not a key.
-pub fn read_signing_key(paths: &KeyPaths) -> Result<NoteSigner, FileError> {
-    let text = read_private(&paths.signing_key, "signing key")?;
+pub fn read_signing_key(path: &Path) -> Result<NoteSigner, FileError> {
+    let text = read_private(path, "signing key")?;
     NoteSigner::from_private_text(text.trim_end_matches('\n')).map_err(|_| {
-        FileError::new(format!("The signing key {} is damaged. Restore it from a backup.", paths.signing_key.display()))
+        FileError::new(format!("The signing key {} is damaged. Restore it from a backup.", path.display()))
     })
+}
+
+/// Puts the next signing key and its public half in place of the current ones.
+///
+/// # Errors
+/// [`FileError`].
+pub fn place_signing_key(paths: &KeyPaths, key: &VerifierKey) -> Result<(), FileError> {
+    replace_private(&paths.verifier_key(), format!("{key}\n").as_bytes())?;
+    rename(&paths.next_signing_key(), &paths.signing_key)
 }
 
 /// The public key, for verifying.

@@ -135,7 +135,7 @@ fn new_passphrase(args: &Args) -> anyhow::Result<Unlock> {
     }
 }
 
-fn settings_text(how: &Unlocking<'_>) -> anyhow::Result<String> {
+pub(super) fn settings_text(how: &Unlocking<'_>) -> anyhow::Result<String> {
     let mut text = String::from(
         "# Settings of this vault; config/default.toml of phivault documents every one.\n\n[storage]\ndata_dir = \"data\"\n\n",
     );

@@ -26,6 +26,11 @@ enum Command {
     /// Nothing stops meanwhile, no leaf hash changes, and proofs given earlier stay valid. Earlier versions stay in
     /// the keyring to reveal what they sealed. Back up the keyring file afterwards: the old backup lacks the new key.
     Rotate(Rotate),
+    /// Make a new key that signs checkpoints, and print its public half
+    ///
+    /// The ledger announces it, and one checkpoint is signed by both keys. Older checkpoints and receipts stay valid under the
+    /// older public key, so keep that one too. Give the new one to auditors and witnesses, and back up the key file.
+    RotateSigning(Rotate),
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +68,14 @@ struct Rotate {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::List(args) => list(args).await?,
-        Command::Rotate(args) => rotate(args).await?,
+        Command::Rotate(args) => {
+            let answer = change(&args, "rotate").await?;
+            show(&args, answer, |answer| Ok(rotation(&serde_json::from_value(answer).context(UNEXPECTED)?)))?;
+        }
+        Command::RotateSigning(args) => {
+            let answer = change(&args, "rotate-signing").await?;
+            show(&args, answer, |answer| Ok(new_signing_key(&serde_json::from_value(answer).context(UNEXPECTED)?)))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -90,6 +102,12 @@ struct Rotated {
     keyring_generation: u64,
 }
 
+#[derive(Debug, Deserialize)]
+struct SigningRotated {
+    verifier_key: String,
+    previous: String,
+}
+
 const UNEXPECTED: &str = "the vault's answer has an unexpected form: try --json";
 const ROTATED_PERHAPS: &str =
     "the key may have been rotated all the same (see `phivault keys list` before another try)";
@@ -106,24 +124,21 @@ async fn list(args: List) -> anyhow::Result<()> {
 }
 
 /// Sent once only: a rotation whose answer was lost may have happened, and a second one would be another.
-async fn rotate(args: Rotate) -> anyhow::Result<()> {
+async fn change(args: &Rotate, what: &str) -> anyhow::Result<Value> {
     let mut reason = json!({"code": args.reason});
     if let Some(note) = &args.note {
         reason["note"] = json!(note);
     }
     let client = Client::connect(&args.connect)?;
-    let answer: Value =
-        client.post(&["v1", "keys", "rotate"], &json!({"reason": reason})).await.map_err(|problem| {
-            let uncertain = problem.is_uncertain();
-            let error = anyhow::Error::new(problem);
-            if uncertain { error.context(ROTATED_PERHAPS) } else { error }
-        })?;
-    let text = if args.json {
-        terminal::json(&answer)?
-    } else {
-        rotation(&serde_json::from_value(answer).context(UNEXPECTED)?)
-    };
-    terminal::print(&text)?;
+    client.post(&["v1", "keys", what], &json!({"reason": reason})).await.map_err(|problem| {
+        let uncertain = problem.is_uncertain();
+        let error = anyhow::Error::new(problem);
+        if uncertain { error.context(ROTATED_PERHAPS) } else { error }
+    })
+}
+
+fn show(args: &Rotate, answer: Value, words: impl FnOnce(Value) -> anyhow::Result<String>) -> anyhow::Result<()> {
+    terminal::print(&if args.json { terminal::json(&answer)? } else { words(answer)? })?;
     Ok(())
 }
 
@@ -142,6 +157,16 @@ fn rotation(rotated: &Rotated) -> String {
     format!(
         "version {active} seals new entries from now on; version {previous} only reveals.\n\
          The keyring is at generation {keyring_generation}: back it up now."
+    )
+}
+
+fn new_signing_key(rotated: &SigningRotated) -> String {
+    let SigningRotated { verifier_key, previous } = rotated;
+    format!(
+        "{}\nsigns checkpoints from now on. Back up the signing key, and give this public key to auditors and witnesses.\n\
+         {}\nstays valid for older checkpoints and receipts.",
+        terminal::escape(verifier_key),
+        terminal::escape(previous)
     )
 }
 

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::config::{PatientIds, Settings};
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyfile::{self, KeyPaths};
-use crate::vault::{Opening, Unlock, Vault};
+use crate::vault::{Opening, Restored, Unlock, Vault};
 
 /// The vocabulary that ships with the program.
 const REASONS: &str = include_str!("../../config/reasons.toml");
@@ -50,6 +50,14 @@ pub fn key_paths(settings: &Settings) -> KeyPaths {
 /// # Errors
 /// One sentence with the remedy.
 pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
+    open_restored(settings, unlock, None)
+}
+
+/// Opens the vault that the settings name, right after it was restored from a backup.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Restored>) -> anyhow::Result<Vault> {
     let vocabulary = match &settings.entries.reasons {
         None => REASONS.to_owned(),
         Some(path) => std::fs::read_to_string(path).with_context(|| {
@@ -71,6 +79,7 @@ pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
         vocabulary: &vocabulary,
         clock: Arc::new(SystemClock),
         clock_state: clock_state(),
+        restored,
         // Answers that wait are given up; clients retry with the same ids. A dead writer is never a live server.
         fatal: Box::new(|| std::process::exit(70)),
     };

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod backup;
 pub mod client;
 pub mod demo;
 pub mod import;
@@ -42,6 +43,8 @@ enum Command {
     Import(import::Args),
     Verify(verify::Args),
     VerifyReceipt(receipt::Args),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     Report(report::Args),
     Token(token::Args),
     Keys(keys::Args),
@@ -60,6 +63,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyReceipt(args) => receipt::run(&args),
+        Command::Backup(args) => backup::back_up(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Import(args) => remote(import::run(args)),
         Command::Report(args) => remote(report::run(args)),
         Command::Token(args) => token::run(args),

@@ -69,6 +69,8 @@ actions! {
     REPORT "report" Vault,
     KEY_ROTATE "key_rotate" Vault,
     KEY_LIST "key_list" Vault,
+    SIGNING_ROTATE "signing_rotate" Vault,
+    VAULT_RESTORE "vault_restore" Vault,
     TOKEN_CREATE "token_create" Vault,
     TOKEN_REVOKE "token_revoke" Vault,
     TOKEN_LIST "token_list" Vault,

@@ -9,7 +9,7 @@ use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
 use crate::domain::submission::{ReasonIn, object};
-use crate::vault::{KeyList, Rotated};
+use crate::vault::{KeyList, Rotated, SigningRotated};
 
 use super::Api;
 use super::body::{self, JSON};
@@ -54,4 +54,27 @@ pub(super) async fn rotate(
     let asked: RotateIn = json::parse(&body)?;
     Ok(HttpResponse::Ok()
         .json(blocking(move || Ok(api.vault.rotate_keys(&caller, asked.reason.unwrap_or_default())?)).await?))
+}
+
+/// Change the key that signs checkpoints
+///
+/// An entry announces the new public key; one checkpoint is signed by both. Older checkpoints and receipts stay valid under the
+/// older key. Give the new public key to whoever verifies.
+#[utoipa::path(post, path = "/v1/keys/rotate-signing", tag = "Keys", request_body = RotateIn, responses(
+    (status = 200, description = "The new public key.", body = SigningRotated), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
+    (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
+    (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "The reason will not do."),
+    (status = 503, body = Problem, description = "It could not be recorded, so nothing was changed.")))]
+pub(super) async fn rotate_signing(
+    api: Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::RotateKeys, Action::SIGNING_ROTATE).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
+    let asked: RotateIn = json::parse(&body)?;
+    let reason = asked.reason.unwrap_or_default();
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.rotate_signing_key(&caller, reason)?)).await?))
 }

@@ -36,7 +36,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     ),
     paths(
         entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, ledger::proof,
-        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate,
+        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing,
         health::alive, health::ready, health::metrics
     )
 )]

@@ -24,6 +24,7 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);
     add("/v1/keys", "GET", vec![get().to(keys::list)]);
     add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
+    add("/v1/keys/rotate-signing", "POST", vec![post().to(keys::rotate_signing)]);
     add("/v1/entries/{id}/leaf", "GET", vec![get().to(ledger::leaf)]);
     add("/v1/ledger/consistency", "GET", vec![get().to(ledger::consistency)]);
     add("/checkpoint", "GET", vec![get().to(ledger::checkpoint)]);

@@ -234,7 +234,7 @@ mod tests {
         let witness = NoteSigner::of_kind("w.example", KeyKind::Witness, &[5; 32]).unwrap();
         let (key, text) = (witness.verifier_key(), head(5).to_text());
         let line = witness.cosign(&text, 1_764_000_000);
-        assert_eq!(cosignatures(&line.to_string(), &text, key), [line.clone()]);
+        assert_eq!(cosignatures(&line.to_string(), &text, key), std::slice::from_ref(&line));
         assert_eq!(key.stated_time(&line.bytes), Some(1_764_000_000));
         assert!(cosignatures(&line.to_string(), &head(6).to_text(), key).is_empty());
         let other = NoteSigner::of_kind("w.example", KeyKind::Witness, &[6; 32]).unwrap();

@@ -22,11 +22,13 @@ use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION};
 /// The keyring and what is needed to write the next one.
 pub(super) struct Keys {
     ring: RwLock<Arc<Keyring>>,
+    /// The digest of the file that holds it.
+    digest: Mutex<String>,
     kek: Kek,
-    paths: KeyPaths,
+    pub(super) paths: KeyPaths,
     /// Held while the keyring changes, so that changes come one after the other. True while the newest keyring is recorded
     /// but stands beside its place, because it could not be renamed.
-    unplaced: Mutex<bool>,
+    pub(super) unplaced: Mutex<bool>,
 }
 
 /// What an administrator sees of the keys.
@@ -87,8 +89,26 @@ impl Keys {
             Keyring::decode(&file, unlock).map_err(|source| refused(paths, source))?;
             return Err(stale(paths, newest));
         };
-        let (ring, kek) = Keyring::decode(&file, unlock).map_err(|source| refused(paths, source))?;
-        Ok(Self::fresh(ring, kek, paths))
+        Self::decode(paths, unlock, &file)
+    }
+
+    /// Opens a keyring beside a restored database, which may know only an older one: it must not be older than that.
+    pub(super) fn open_newer(paths: &KeyPaths, unlock: &Unlock, recorded: &Meta) -> Result<Self, OpenError> {
+        let keys = Self::decode(paths, unlock, &keyfile::read_private(&paths.keyring, "keyring")?)?;
+        let least = recorded.fact(KEYRING_GENERATION).and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+        if keys.ring().generation() < least { Err(stale(paths, recorded)) } else { Ok(keys) }
+    }
+
+    fn decode(paths: &KeyPaths, unlock: &Unlock, file: &str) -> Result<Self, OpenError> {
+        let (ring, kek) = Keyring::decode(file, unlock).map_err(|source| refused(paths, source))?;
+        let keys = Self::fresh(ring, kek, paths);
+        *keys.digest.lock().unwrap_or_else(PoisonError::into_inner) = file_digest(file);
+        Ok(keys)
+    }
+
+    /// The digest of the keyring file, as it was opened.
+    pub(super) fn file_digest(&self) -> String {
+        self.digest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Finishes or undoes a rotation that the process died in. Called when the vault has been found sound, so that a start
@@ -108,7 +128,13 @@ impl Keys {
 
     /// A keyring that was just made, before any file or ledger knows it.
     pub(super) fn fresh(ring: Keyring, kek: Kek, paths: &KeyPaths) -> Self {
-        Self { ring: RwLock::new(Arc::new(ring)), kek, paths: paths.clone(), unplaced: Mutex::new(false) }
+        Self {
+            ring: RwLock::new(Arc::new(ring)),
+            digest: Mutex::default(),
+            kek,
+            paths: paths.clone(),
+            unplaced: Mutex::new(false),
+        }
     }
 
     /// The keyring of now.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::keyfile::LockFile;
 use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
 use crate::ledger::hash::Hash;
-use crate::ledger::note::{Note, NoteSigner, Signature};
+use crate::ledger::note::{Note, NoteSigner, Signature, VerifierKey};
 use crate::ledger::policy::Policy;
 use crate::ledger::proof;
 use crate::ledger::tiles::TileName;
@@ -39,7 +39,7 @@ const PROOF_WAIT: Duration = Duration::from_secs(5);
 /// The ledger as readers see it.
 pub(super) struct Ledger {
     store: Arc<dyn Store>,
-    signer: NoteSigner,
+    signing_keys: RwLock<SigningKeys>,
     origin: String,
     lock: LockFile,
     edge: Mutex<Edge>,
@@ -62,6 +62,12 @@ struct Witnessed {
     gathering: (String, Vec<Signature>),
 }
 
+/// Which key signs, and which may have signed what stands in the lock.
+struct SigningKeys {
+    signer: Arc<NoteSigner>,
+    accepted: Vec<VerifierKey>,
+}
+
 /// A signed checkpoint.
 #[derive(Clone)]
 pub struct Signed {
@@ -81,22 +87,24 @@ impl Ledger {
     pub(super) fn open(
         store: Arc<dyn Store>,
         edge: Edge,
-        signer: NoteSigner,
+        signers: Vec<Arc<NoteSigner>>,
         lock: LockFile,
     ) -> Result<Self, OpenError> {
+        let signer = signers.first().expect("a vault has a signing key").clone();
         let origin = signer.verifier_key().name().to_owned();
+        let accepted: Vec<_> = signers.iter().map(|it| it.verifier_key().clone()).collect();
         let note = lock.note();
-        let locked = open_checkpoint(&note, &origin, std::slice::from_ref(signer.verifier_key())).map_err(|error| {
+        let locked = open_checkpoint(&note, &origin, &accepted).map_err(|error| {
             OpenError::Distrust(format!(
                 "The lock does not hold a checkpoint signed by this vault's signing key ({error}). \
-                 Signing key, lock and database must be of one vault; put the right ones back."
+                 Signing key, lock and database must be of one vault; put the right ones back from their backup."
             ))
         })?;
         let published = RwLock::new(Signed { note, size: locked.size, root: locked.root });
         let covered = (Mutex::new(locked.size), Condvar::new());
         let ledger = Self {
             store,
-            signer,
+            signing_keys: RwLock::new(SigningKeys { signer, accepted }),
             origin,
             lock,
             edge: Mutex::new(edge),
@@ -108,7 +116,7 @@ impl Ledger {
         let size = ledger.edge().size();
         if size < locked.size {
             return Err(OpenError::Distrust(format!(
-                "The database holds {size} entries, but {} were signed: it was rolled back or cut. Do not write to it. \
+                "The database holds {size} entries, but {} were signed: it was rolled back or cut, or is another vault's. Do not write to it. \
                  Put the newest database back, or restore a backup, which begins a new ledger.",
                 locked.size
             )));
@@ -231,20 +239,53 @@ impl Ledger {
         Ok((signed, hashes))
     }
 
+    /// The public half of the key that signs.
+    pub(super) fn verifier_key(&self) -> VerifierKey {
+        self.signing_keys.read().unwrap_or_else(PoisonError::into_inner).signer.verifier_key().clone()
+    }
+
+    /// Signs with the key of now from here on.
+    pub(super) fn adopt(&self, signer: Arc<NoteSigner>) {
+        self.signing_keys.write().unwrap_or_else(PoisonError::into_inner).signer = signer;
+    }
+
     /// Signs and publishes a checkpoint of what is committed now.
     pub(super) fn sign(&self) -> Result<(), VaultError> {
+        self.sign_with(None)
+    }
+
+    /// Signs a checkpoint with the key of now and its successor, which signs from then on.
+    pub(super) fn hand_over(&self, successor: &Arc<NoteSigner>) -> Result<(), VaultError> {
+        self.sign_with(Some(successor))
+    }
+
+    fn sign_with(&self, successor: Option<&Arc<NoteSigner>>) -> Result<(), VaultError> {
         let _signing = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
         let edge = self.edge();
         let checkpoint =
             Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.root(), extensions: Vec::new() };
         // A checkpoint that does not extend the one before is never signed, whatever memory says.
-        let before = open_checkpoint(&self.lock.note(), &self.origin, std::slice::from_ref(self.signer.verifier_key()))
+        let (signer, accepted) = {
+            let keys = self.signing_keys.read().unwrap_or_else(PoisonError::into_inner);
+            (keys.signer.clone(), keys.accepted.clone())
+        };
+        let before = open_checkpoint(&self.lock.note(), &self.origin, &accepted)
             .map_err(|error| VaultError::Integrity(error.to_string()))?;
         if checkpoint.size < before.size || self.root_at(before.size)? != before.root {
             return Err(VaultError::Integrity("the ledger no longer extends its last checkpoint".into()));
         }
-        let note = checkpoint.sign(&self.signer).map_err(|error| VaultError::Integrity(error.to_string()))?;
+        let note = checkpoint.sign(&signer).map_err(|error| VaultError::Integrity(error.to_string()))?;
+        let note = match successor {
+            None => note,
+            // The overlap: whoever trusts either key can follow.
+            Some(next) => format!("{note}{}", next.countersign(&checkpoint.to_text())),
+        };
         self.lock.swap(&note)?;
+        if let Some(next) = successor {
+            let accepted = vec![signer.verifier_key().clone(), next.verifier_key().clone()];
+            *self.signing_keys.write().unwrap_or_else(PoisonError::into_inner) =
+                SigningKeys { signer: next.clone(), accepted };
+        }
         *self.published.write().unwrap_or_else(PoisonError::into_inner) =
             Signed { note, size: checkpoint.size, root: checkpoint.root };
         *self.covered.0.lock().unwrap_or_else(PoisonError::into_inner) = checkpoint.size;

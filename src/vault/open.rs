@@ -28,6 +28,8 @@ use crate::store::{Batch, Order, Row, Store, StoreError};
 use super::error::OpenError;
 use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
+use super::signing;
+use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, LEDGER, VERIFIER_KEY};
 use super::status::Counters;
 use super::tokens::{self, Tokens};
 use super::trust::{self, meta_of};
@@ -58,6 +60,16 @@ pub struct Creation<'a> {
     pub name: &'a str,
 }
 
+/// What is known of the ledger that a restored vault continues under another name.
+pub struct Restored {
+    /// Its name.
+    pub origin: String,
+    /// The newest checkpoint that is known of it: size and root.
+    pub last_known: (u64, String),
+    /// How many entries the backup holds.
+    pub entries: u64,
+}
+
 /// What opening a vault needs.
 pub struct Opening<'a> {
     /// The folder of the database.
@@ -74,6 +86,8 @@ pub struct Opening<'a> {
     pub clock: Arc<dyn Clock>,
     /// Whether the machine's clock is synchronised, as far as it is known; recorded.
     pub clock_state: &'static str,
+    /// It was just restored from a backup, under a new signing key; a new ledger begins here.
+    pub restored: Option<Restored>,
     /// Called when the writer can no longer work. The process must end: a dead writer must not be a live server.
     pub fatal: Box<dyn Fn() + Send>,
 }
@@ -154,25 +168,24 @@ impl Vault {
     /// # Errors
     /// [`OpenError`], one sentence with the remedy; nothing was changed.
     pub fn open(opening: Opening<'_>) -> Result<Self, OpenError> {
-        let vocabulary = Vocabulary::parse(opening.vocabulary).map_err(|error| {
-            OpenError::Distrust(format!(
-                "The reason vocabulary cannot be used: {error}. Mend the file that `entries.reasons` names."
-            ))
-        })?;
+        let vocabulary = Vocabulary::parse(opening.vocabulary).map_err(unusable)?;
         let database = existing_database(&opening.data)?;
         let process_lock = ProcessLock::take(&opening.data)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database)?);
-        let signer = keyfile::read_signing_key(&opening.keys)?;
-        trust::check_first(&*store, &signer)?;
+        let signers = signing::signers(&opening.keys)?;
+        trust::check_first(&*store)?;
         let edge = trust::rebuild_edge(&*store)?;
         let ledger = Arc::new(Ledger::open(
             store.apart(LEDGER_READERS),
             edge.clone(),
-            signer,
+            signers.clone(),
             LockFile::open(&opening.keys.lock)?,
         )?);
         let (sealed_to, seal) = trust::newest_seal(&*store, &ledger)?;
-        let keys = Arc::new(Keys::open(&opening.keys, opening.unlock, &seal)?);
+        let is_new_ledger = opening.restored.is_some();
+        let successor = if is_new_ledger { None } else { signing::choose(&ledger, &signers, &seal)? };
+        let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
+        let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
         let damaged = trust::check_tail(&*store, &keys, sealed_to, ledger.checkpoint().size)?;
         let (standing, rows) = trust::state_rows(&*store, &ledger, &seal, &[tokens::KIND])?;
@@ -180,7 +193,10 @@ impl Vault {
         counters.untrusted_state.store(untrusted, Ordering::Relaxed);
         let unsealed = trust::rebuild_unsealed(&*store, sealed_to)?;
         // Found sound: from here on files may change.
-        keys.settle(&seal)?;
+        if !is_new_ledger {
+            keys.settle(&seal)?;
+            signing::settle(&opening.keys, successor)?;
+        }
         store.repair()?;
         let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
         let (queue, received) = channel();
@@ -215,8 +231,32 @@ impl Vault {
             threads: Mutex::new(Some(threads)),
             _process_lock: process_lock,
         };
+        if let Some(restored) = &opening.restored {
+            vault.record_restore(restored).map_err(distrust)?;
+        }
         vault.record_start(opening.vocabulary, opening.clock_state, &damaged).map_err(distrust)?;
         Ok(vault)
+    }
+
+    /// The first entry of the new ledger: what it continues, and how much of it is missing.
+    fn record_restore(&self, restored: &Restored) -> Result<(), super::VaultError> {
+        let (size, root) = &restored.last_known;
+        let ring = self.keys.ring();
+        let mut facts = vec![
+            (KEYRING_DIGEST.to_owned(), self.keys.file_digest()),
+            (KEYRING_GENERATION.to_owned(), ring.generation().to_string()),
+            (LEDGER.to_owned(), self.ledger.origin().to_owned()),
+            (VERIFIER_KEY.to_owned(), self.ledger.verifier_key().to_string()),
+            ("continues".to_owned(), restored.origin.clone()),
+            ("last_known_root".to_owned(), root.clone()),
+            ("last_known_size".to_owned(), size.to_string()),
+            ("missing_entries".to_owned(), size.saturating_sub(restored.entries).to_string()),
+            ("restored_entries".to_owned(), restored.entries.to_string()),
+        ];
+        facts.sort();
+        let entry = prepare(&self.keys, own_meta(Action::VAULT_RESTORE, facts), &[]);
+        self.commit_now(vec![entry], Vec::new())?;
+        self.ledger.sign()
     }
 
     /// Records that the vault started, what was found damaged, and the vocabulary in force if it changed.
@@ -300,6 +340,12 @@ fn newest_vocabulary(store: &dyn Store) -> Result<Option<String>, StoreError> {
     let found = store.find(&terms, 0..store.size(), Order::NewestFirst, 16)?;
     let metas = store.rows(&found.sequences)?.into_iter().filter_map(|row| Meta::decode(&row.meta).ok());
     Ok(metas.filter(|it| it.action == Action::VOCABULARY).find_map(|it| it.fact("digest").map(str::to_owned)))
+}
+
+fn unusable(error: impl std::fmt::Display) -> OpenError {
+    OpenError::Distrust(format!(
+        "The reason vocabulary cannot be used: {error}. Mend the file that `entries.reasons` names."
+    ))
 }
 
 fn distrust(error: super::VaultError) -> OpenError {

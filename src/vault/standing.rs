@@ -15,6 +15,10 @@ use crate::store::StateRow;
 pub(super) const KEYRING_DIGEST: &str = "keyring_digest";
 /// Which generation of the keyring that is.
 pub(super) const KEYRING_GENERATION: &str = "keyring_generation";
+/// The fact that names the ledger: the origin of its checkpoints.
+pub(super) const LEDGER: &str = "ledger";
+/// The fact that names the key that signs it.
+pub(super) const VERIFIER_KEY: &str = "verifier_key";
 /// The fact by which an entry commits to one state row.
 pub(super) const STATE_DIGEST: &str = "state_digest";
 /// The fact by which a seal entry commits to all state rows.
@@ -25,35 +29,49 @@ pub(super) const STATE_ROOT: &str = "state_root";
 pub(super) struct Standing {
     /// Digest and generation of the keyring.
     pub(super) keyring: (String, String),
+    /// The ledger's name and the key that signs it.
+    pub(super) ledger: (String, String),
     /// The digest of each state row, by kind and id.
     rows: BTreeMap<(String, String), String>,
 }
 
 impl Standing {
-    /// What stands when these are the state rows.
-    pub(super) fn of_rows<'a>(keyring: (String, String), rows: impl IntoIterator<Item = &'a StateRow>) -> Self {
+    /// What stands when a seal entry states this and these are the state rows.
+    pub(super) fn of_rows<'a>(seal: &Meta, rows: impl IntoIterator<Item = &'a StateRow>) -> Self {
+        let fact = |name| seal.fact(name).unwrap_or_default().to_owned();
         let rows = rows.into_iter().map(|row| ((row.kind.clone(), row.id.clone()), digest_of(row)));
-        Self { keyring, rows: rows.collect() }
+        Self {
+            keyring: (fact(KEYRING_DIGEST), fact(KEYRING_GENERATION)),
+            ledger: (fact(LEDGER), fact(VERIFIER_KEY)),
+            rows: rows.collect(),
+        }
     }
 
-    /// Takes in what an entry changes; whether it changes anything.
+    /// Takes in what an entry changes; whether it changes anything, so that a seal entry must follow.
     pub(super) fn apply(&mut self, meta: &Meta) -> bool {
         if meta.outcome != Outcome::Success {
             return false;
         }
-        if [Action::VAULT_CREATE, Action::KEY_ROTATE].contains(&meta.action)
-            && let (Some(digest), Some(generation)) = (meta.fact(KEYRING_DIGEST), meta.fact(KEYRING_GENERATION))
-        {
-            self.keyring = (digest.to_owned(), generation.to_owned());
-            return meta.action != Action::VAULT_CREATE;
+        match meta.action {
+            Action::VAULT_CREATE | Action::KEY_ROTATE | Action::VAULT_RESTORE | Action::SIGNING_ROTATE => {
+                let set = |place: &mut String, name| {
+                    if let Some(value) = meta.fact(name) {
+                        value.clone_into(place);
+                    }
+                };
+                set(&mut self.keyring.0, KEYRING_DIGEST);
+                set(&mut self.keyring.1, KEYRING_GENERATION);
+                set(&mut self.ledger.0, LEDGER);
+                set(&mut self.ledger.1, VERIFIER_KEY);
+                meta.action != Action::VAULT_CREATE
+            }
+            Action::TOKEN_CREATE | Action::TOKEN_REVOKE => {
+                let (Some(record), Some(digest)) = (&meta.record, meta.fact(STATE_DIGEST)) else { return false };
+                self.rows.insert((record.kind.to_lowercase(), record.id.clone()), digest.to_owned());
+                true
+            }
+            _ => false,
         }
-        if [Action::TOKEN_CREATE, Action::TOKEN_REVOKE].contains(&meta.action)
-            && let (Some(record), Some(digest)) = (&meta.record, meta.fact(STATE_DIGEST))
-        {
-            self.rows.insert((record.kind.to_lowercase(), record.id.clone()), digest.to_owned());
-            return true;
-        }
-        false
     }
 
     /// Whether the newest form of a state row is this one.
@@ -86,7 +104,9 @@ impl Standing {
         vec![
             (KEYRING_DIGEST.to_owned(), self.keyring.0.clone()),
             (KEYRING_GENERATION.to_owned(), self.keyring.1.clone()),
+            (LEDGER.to_owned(), self.ledger.0.clone()),
             (STATE_ROOT.to_owned(), self.state_root()),
+            (VERIFIER_KEY.to_owned(), self.ledger.1.clone()),
         ]
     }
 }
@@ -119,7 +139,7 @@ mod tests {
         assert!(standing.apply(&about(&rows[1], Outcome::Success)));
         assert!(standing.apply(&about(&row("a", b"0"), Outcome::Success)));
         assert!(standing.apply(&about(&rows[0], Outcome::Success)));
-        assert_eq!(standing, Standing::of_rows(standing.keyring.clone(), &rows));
+        assert_eq!(standing, Standing::of_rows(&own_meta(Action::SEAL, Vec::new()), &rows));
         assert!(standing.holds(&rows[0]) && !standing.holds(&row("a", b"0")));
     }
 
@@ -132,7 +152,8 @@ mod tests {
 
     #[test]
     fn every_part_of_a_row_counts() {
-        let root = |row: StateRow| Standing::of_rows(Default::default(), [&row]).state_root();
+        let none = own_meta(Action::SEAL, Vec::new());
+        let root = |row: StateRow| Standing::of_rows(&none, [&row]).state_root();
         let base = root(row("a", b"1"));
         assert_ne!(base, root(row("b", b"1")));
         assert_ne!(base, root(row("a", b"2")));

@@ -9,14 +9,13 @@ use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::meta::Meta;
 use crate::ledger::leaf::{Sequenced, entry_leaf};
-use crate::ledger::note::NoteSigner;
 use crate::ledger::tree::{Edge, TILE_WIDTH, tile_root};
 use crate::store::{Row, SEGMENT, StateRow, Store, StoreError};
 
 use super::error::OpenError;
 use super::keys::Keys;
 use super::ledger::Ledger;
-use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, STATE_ROOT, Standing};
+use super::standing::{STATE_ROOT, Standing};
 use super::writer::{Unsealed, find_id};
 
 /// Entries read at a time on the way back from the end; whole tiles of leaves.
@@ -24,8 +23,8 @@ const PIECE: u64 = 4_096;
 /// Entries whose values may be lost without the start being refused.
 const MAX_DAMAGED: usize = 100;
 
-/// The first entry must be the vault's creation, and name this signing key.
-pub(super) fn check_first(store: &dyn Store, signer: &NoteSigner) -> Result<(), OpenError> {
+/// The first entry must be the vault's creation.
+pub(super) fn check_first(store: &dyn Store) -> Result<(), OpenError> {
     let wrong = |what: &str| Err(OpenError::Distrust(what.to_owned()));
     if store.size() == 0 {
         return wrong(
@@ -33,11 +32,8 @@ pub(super) fn check_first(store: &dyn Store, signer: &NoteSigner) -> Result<(), 
         );
     }
     let row = store.rows(&[0])?.pop().ok_or(StoreError::Corrupt("entry 0 is not there".into()))?;
-    let meta = meta_of(&row)?;
-    if meta.action != Action::VAULT_CREATE || meta.fact("verifier_key") != Some(&signer.verifier_key().to_string()) {
-        return wrong(
-            "The signing key is not the one this ledger began with. Put the vault's own signing key back from its backup.",
-        );
+    if meta_of(&row)?.action != Action::VAULT_CREATE {
+        return wrong("The database does not begin as a vault does. Put the vault's own database back.");
     }
     Ok(())
 }
@@ -119,12 +115,11 @@ pub(super) fn state_rows(
     seal: &Meta,
     kinds: &[&str],
 ) -> Result<(Standing, Vec<StateRow>), OpenError> {
-    let fact = |name| seal.fact(name).unwrap_or_default().to_owned();
     let mut rows = Vec::new();
     for kind in kinds {
         rows.extend(store.state(kind)?);
     }
-    let standing = Standing::of_rows((fact(KEYRING_DIGEST), fact(KEYRING_GENERATION)), &rows);
+    let standing = Standing::of_rows(seal, &rows);
     let before_any = || Standing::default().state_root();
     if standing.state_root() == seal.fact(STATE_ROOT).map_or_else(before_any, str::to_owned) {
         return Ok((standing, rows));

@@ -110,7 +110,7 @@ async fn a_database_that_is_missing_damaged_or_foreign_is_refused_and_left_alone
             put(dir, DB, "");
             database(dir).execute_batch("CREATE TABLE a (b); INSERT INTO a VALUES (1)").unwrap();
         }),
-        damage("of another vault", &["signing key", "backup"], move |dir| put(dir, DB, &other)),
+        damage("of another vault", &["another vault's", "backup"], move |dir| put(dir, DB, &other)),
         damage("of a newer program", &[DB, "schema version 2", "newer"], sql("PRAGMA user_version = 2")),
         damage("a trigger dropped", &[DB, "altered", "phivault verify", "backup"], sql("DROP TRIGGER entry_stays")),
         damage("a trigger edited", &[DB, "altered", "phivault verify", "backup"], sql(edited_trigger)),
@@ -255,7 +255,7 @@ async fn a_signing_key_or_lock_that_is_not_the_right_one_is_refused_and_left_alo
         damage("signing key damaged", &[SIGNING, "damaged", "backup"], |dir| {
             change(dir, SIGNING, |it| it.truncate(it.len() - 9))
         }),
-        damage("signing key of another vault", &["signing key", "not the one", "backup"], move |dir| {
+        damage("signing key of another vault", &["signing key", "of one vault", "backup"], move |dir| {
             put(dir, SIGNING, &other_key)
         }),
         damage("signing key open to others", &[SIGNING, "chmod 600"], open_to_all(SIGNING)),

@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 
 mod app;
+mod backup;
 mod bad_input;
 mod blind;
 mod canary;

@@ -38,6 +38,7 @@ POST   /v1/tokens                | 403 403 403 201 401 401 401 401 401 401 | tok
 DELETE /v1/tokens/{id}           | 403 403 403 404 401 401 401 401 401 401 | token_revoke
 GET    /v1/keys                  | 403 403 200 200 401 401 401 401 401 401 | key_list
 POST   /v1/keys/rotate           | 403 403 403 200 401 401 401 401 401 401 | key_rotate
+POST   /v1/keys/rotate-signing   | 403 403 403 200 401 401 401 401 401 401 | signing_rotate
 GET    /v1/ledger/consistency    | 200 200 200 200 200 200 200 200 200 200 |
 GET    /tile/{tile}              | 200 200 200 200 200 200 200 200 200 200 |
 GET    /checkpoint               | 200 200 200 200 200 200 200 200 200 200 |

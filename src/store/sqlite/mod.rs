@@ -62,6 +62,16 @@ impl SqliteStore {
         Ok(Self { shared: Arc::new(shared), readers: pool::Pool::new(path, READERS) })
     }
 
+    /// Copies a database as it is at one moment, also while a server writes to it, into a new file, synced.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn backup(from: &Path, to: &Path) -> Result<(), StoreError> {
+        let source = open::reader(from)?;
+        open::check_identity(&source, from)?;
+        open::copy(&source, to)
+    }
+
     /// Opens a database for reading only, as `verify` does beside a running server.
     ///
     /// # Errors

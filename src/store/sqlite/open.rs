@@ -97,6 +97,23 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Copies all pages in one step, which is one read transaction; the copy must not exist.
+pub(super) fn copy(source: &Connection, to: &Path) -> Result<(), StoreError> {
+    let unwritable = |error: std::io::Error| StoreError::Unavailable(format!("{}: {error}", to.display()));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    drop(create_private(options, to).map_err(unwritable)?);
+    let mut target = Connection::open(to).map_err(unavailable)?;
+    {
+        let backup = rusqlite::backup::Backup::new(source, &mut target).map_err(unavailable)?;
+        if backup.step(-1).map_err(unavailable)? != rusqlite::backup::StepResult::Done {
+            return Err(StoreError::Unavailable("the database is busy; try again".into()));
+        }
+    }
+    target.close().map_err(|(_, error)| unavailable(error))?;
+    File::open(to).and_then(|it| it.sync_all()).map_err(unwritable)
+}
+
 /// Checks that the file is a phivault database of a schema this program knows, with the schema text it should have.
 pub(super) fn check_identity(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));

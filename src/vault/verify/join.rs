@@ -17,7 +17,7 @@ use crate::store::sqlite::{Reader, SqliteStore};
 use crate::store::{SEGMENT, StoreError};
 
 use super::super::open::DAMAGED;
-use super::super::standing::{Standing, digest_of};
+use super::super::standing::{LEDGER, Standing, VERIFIER_KEY, digest_of};
 use super::super::writer::Unsealed;
 use super::segment::{Context, Segment, check, compare_tile};
 use super::{Findings, Mark, Report, Verdict, Witnessed};
@@ -30,17 +30,23 @@ const TICK: Duration = Duration::from_millis(200);
 pub(super) struct Join {
     pub(super) findings: Findings,
     key: VerifierKey,
+    /// Every key that the ledger named, in order.
+    keys: Vec<VerifierKey>,
     /// Marks that were not reached yet, by size.
     marks: Vec<Mark>,
     reached: Vec<&'static str>,
     lock_size: u64,
     since_size: Option<u64>,
+    /// The older checkpoint, once its size was reached; who signed it is judged when all keys are known.
+    since_note: Option<Mark>,
     witnesses: Witnessed,
     edge: Edge,
     last_time: i64,
     heads: HashMap<u64, (u64, u64)>,
     unsealed: Unsealed,
     standing: Standing,
+    /// What restores said.
+    restores: Vec<String>,
     ids: Vec<u64>,
     first: Option<Meta>,
     with_keys: bool,
@@ -58,16 +64,19 @@ impl Join {
         Self {
             findings: Findings::default(),
             key,
+            keys: Vec::new(),
             marks,
             reached: Vec::new(),
             lock_size,
             since_size,
+            since_note: None,
             witnesses,
             edge: Edge::new(),
             last_time: i64::MIN,
             heads: HashMap::new(),
             unsealed: Unsealed::new(0),
             standing: Standing::default(),
+            restores: Vec::new(),
             ids: Vec::new(),
             first: None,
             with_keys,
@@ -152,7 +161,7 @@ impl Join {
         }
         let mut tiles = Vec::new();
         match segment.root {
-            Some(root) if segment.leaves.is_empty() && self.edge.size() % SEGMENT == 0 => {
+            Some(root) if segment.leaves.is_empty() && self.edge.size().is_multiple_of(SEGMENT) => {
                 tiles = self.edge.append_at(2, root);
                 self.at_marks();
             }
@@ -199,6 +208,20 @@ impl Join {
                 self.seal(sequence, &meta);
             }
             self.standing.apply(&meta);
+            if let Some(key) =
+                meta.fact(VERIFIER_KEY).filter(|_| meta.action != Action::SEAL).and_then(|it| it.parse().ok())
+            {
+                self.keys.push(key);
+            }
+            if meta.action == Action::VAULT_RESTORE {
+                let fact = |name| meta.fact(name).unwrap_or("an unknown number of");
+                self.restores.push(format!(
+                    "Entry {sequence} begins this ledger over {} entries of {}, of which {} entries are missing as far as is known.",
+                    fact("restored_entries"),
+                    fact("continues"),
+                    fact("missing_entries")
+                ));
+            }
             for damaged in meta.fact(DAMAGED).unwrap_or_default().split_whitespace() {
                 let found = format!("others; the vault told so at a start (entry {sequence})");
                 self.findings.find("values_damaged", damaged.parse().ok(), "sealed", "the values committed to", found);
@@ -246,9 +269,8 @@ impl Join {
                 let place = format!("root of the first {size} entries");
                 self.findings.find(code, None, place, wanted.to_string(), root.to_string());
             }
-            if mark.name == "since" && !mark.is_signed_by(std::slice::from_ref(&self.key)) {
-                let wanted = format!("a signature of {}", self.key.name());
-                self.findings.find("since_foreign", None, "the older checkpoint", wanted, "none");
+            if mark.name == "since" {
+                self.since_note = Some(mark);
             }
         }
     }
@@ -313,11 +335,13 @@ impl Join {
             self.findings.find(code, Some(size), place, wanted, size.to_string());
         }
         let origin = self.key.name().to_owned();
-        if let Some(meta) = &self.first
-            && meta.fact("ledger") != Some(&origin)
-        {
-            let found = meta.fact("ledger").unwrap_or("none").to_owned();
+        if size > 0 && !unread && !self.keys.contains(&self.key) {
+            let found = self.first.as_ref().and_then(|it| it.fact(LEDGER)).unwrap_or("none").to_owned();
             self.findings.find("other_ledger", Some(0), "ledger", origin.clone(), found);
+        }
+        if let Some(mark) = self.since_note.take().filter(|mark| !mark.is_signed_by(&self.keys)) {
+            let wanted = format!("a signature of a key of {}", mark.checkpoint.origin);
+            self.findings.find("since_foreign", None, "the older checkpoint", wanted, "none");
         }
         let verdict = match (self.findings.kept.is_empty(), self.witnesses.too_few) {
             (false, _) => Verdict::Altered,
@@ -342,7 +366,7 @@ impl Join {
 
     /// What could not be excluded.
     fn notes(&self, size: u64) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.restores.clone();
         match self.since_size {
             None => notes.push(
                 "That database and lock were rolled back together is not excluded: compare with a checkpoint kept elsewhere (--since)."
@@ -356,6 +380,12 @@ impl Join {
         }
         if self.witnesses.too_few {
             notes.push("The older checkpoint does not carry the cosignatures that the policy asks for.".to_owned());
+        }
+        if self.keys.last().is_some_and(|newest| *newest != self.key && self.keys.contains(&self.key)) {
+            notes.push(
+                "The ledger announces a newer signing key than the one given; take keys/signing.vkey of the vault."
+                    .to_owned(),
+            );
         }
         let unsigned = size.saturating_sub(self.lock_size);
         if unsigned > 0 {

@@ -197,6 +197,8 @@ impl Check<'_> {
             Action::SEAL,
             Action::VAULT_CREATE,
             Action::INTEGRITY,
+            Action::SIGNING_ROTATE,
+            Action::VAULT_RESTORE,
         ];
         if meta.action.kind() == Kind::Vault && changes.contains(&meta.action) {
             self.out.own.push((row.sequence, meta));

@@ -17,6 +17,8 @@ use crate::tamper::edits::{copy, copy_into, edit};
 /// A server on a vault folder that is not an [`App`]'s. Dropping it kills the server.
 pub struct Running {
     child: Child,
+    /// Where it listens.
+    pub url: String,
 }
 
 impl Running {
@@ -54,8 +56,8 @@ pub fn serve(dir: &Path, env: &[(&str, &str)]) -> Result<Running, Refusal> {
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    if line.contains("listens on http://") {
-        return Ok(Running { child });
+    if let Some(url) = line.split_whitespace().find(|it| it.starts_with("http://")) {
+        return Ok(Running { child, url: url.to_owned() });
     }
     let code = child.wait().unwrap().code();
     let mut said = String::new();

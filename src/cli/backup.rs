@@ -1,0 +1,178 @@
+//! `phivault backup` and `phivault restore`, on the vault's own machine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::config::Settings;
+use crate::domain::time::Clock;
+use crate::keyfile::{self, KeyPaths};
+use crate::vault::{self, RestoreAsked};
+
+use super::client::terminal;
+use super::init::Unlocking;
+use super::receipt::read;
+use super::{init, local};
+
+/// Write a backup: one file with the database as it is now, and the checkpoint that covers it
+///
+/// May run while the vault serves, and needs no keys. The copy is verified before the file is written. The keyring is not in it:
+/// back that up apart (keys and data in one place do not count as secured), at every rotation.
+#[derive(clap::Args)]
+pub struct BackupArgs {
+    /// The settings of the vault
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// The file to write; it must not exist
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Make a vault from a backup
+///
+/// The vault begins a new ledger over the restored entries, under a new name and signing key: the old one may have been longer, and
+/// continuing it would contradict whoever holds a later checkpoint. Its first entry says what it continues and how many entries are
+/// missing, as far as the newest checkpoint that is known tells. Tokens stay as they were in the backup.
+#[derive(clap::Args)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    backup: PathBuf,
+
+    /// The folder to make the vault in; it must not hold one
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+
+    /// The newest keyring of the old vault, from its own backup
+    #[arg(long, value_name = "FILE")]
+    keyring: PathBuf,
+
+    /// The newest checkpoint known of the old ledger: its lock, or what a witness, an anchor or an auditor kept
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+
+    /// What unlocks the keyring: a file with the passphrase (the prompt if neither is given)
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    passphrase_file: Option<PathBuf>,
+
+    /// What unlocks the keyring: a key file
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// The old vault kept patient ids blind, and so does this one
+    #[arg(long)]
+    blind: bool,
+
+    /// A name for the new ledger, a URL without scheme; a random id is added
+    #[arg(long, value_name = "NAME", default_value = "phivault.local")]
+    name: String,
+}
+
+/// Writes a backup.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&args.config, std::env::vars())?;
+    let bar = bar("verifying the copy");
+    let now = local::SystemClock.now();
+    let made =
+        vault::back_up(&settings.storage.data_dir, &local::key_paths(&settings), &args.out, now, &mut |done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+        });
+    bar.finish_and_clear();
+    let made = made.map_err(anyhow::Error::msg)?;
+    terminal::print(&format!(
+        "{} entries of {} are in {}, verified; its checkpoint covers {}.\nBack up the keyring apart from it: {}",
+        made.entries,
+        made.origin,
+        args.out.display(),
+        made.checkpoint_size,
+        settings.keys.keyring.display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Restores one.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+    let settings_file = args.dir.join("phivault.toml");
+    if settings_file.exists() {
+        bail!("There is a vault at {} already. Nothing was changed.", args.dir.display());
+    }
+    crate::telemetry::start(&crate::config::Log { level: "warn".into(), ..Default::default() })
+        .map_err(|it| anyhow!(it))?;
+    let unlock = match &args.key_file {
+        Some(path) => keyfile::read_key_file(path)?,
+        None => {
+            local::passphrase(args.passphrase_file.as_deref(), None, "give --passphrase-file or --key-file", || {
+                Ok(zeroize::Zeroizing::new(rpassword::prompt_password("Passphrase of the keyring: ")?))
+            })?
+        }
+    };
+    let last_known = args.checkpoint.as_deref().map(read).transpose()?;
+    keyfile::create_folder(&args.dir)?;
+    let dir = args.dir.canonicalize().with_context(|| format!("The folder {} cannot be used", args.dir.display()))?;
+    let mut settings = Settings::in_folder(&dir);
+    if args.blind {
+        settings.entries.patient_ids = crate::config::PatientIds::Blind;
+    }
+    let known = last_known.is_some();
+    let restored = unpack(args, &settings, &local::key_paths(&settings), &unlock, last_known)?;
+    let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
+    let vault = local::open_restored(&settings, &unlock, Some(restored))?;
+    let origin = vault.origin().to_owned();
+    vault.stop()?;
+    let how = Unlocking {
+        passphrase_file: args.passphrase_file.as_deref(),
+        key_file: args.key_file.as_deref(),
+        blind: args.blind,
+    };
+    keyfile::create_private(&dir.join("phivault.toml"), init::settings_text(&how)?.as_bytes())?;
+    let mut said = format!("{entries} entries are restored; the ledger {origin} begins over them.");
+    said.push_str(&match (known, missing) {
+        (false, _) => "\nNo newer checkpoint was given, so whether entries are missing is not known.".to_owned(),
+        (true, 0) => "\nNothing is missing up to the checkpoint given.".to_owned(),
+        (true, missing) => {
+            format!("\n{missing} entries that the checkpoint given covers are MISSING; the ledger says so.")
+        }
+    });
+    said.push_str(&format!("\nNext: phivault serve --config {}", dir.join("phivault.toml").display()));
+    terminal::print(&said)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unpack(
+    args: &RestoreArgs,
+    settings: &Settings,
+    keys: &KeyPaths,
+    unlock: &vault::Unlock,
+    last_known: Option<String>,
+) -> anyhow::Result<vault::Restored> {
+    let bar = bar("verifying the backup");
+    let (backup, keyring, data): (&Path, &Path, &Path) = (&args.backup, &args.keyring, &settings.storage.data_dir);
+    let mut progress = |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    };
+    let asked =
+        RestoreAsked { backup, data, keys, keyring, unlock, last_known, name: &args.name, progress: &mut progress };
+    let restored = vault::restore(asked);
+    bar.finish_and_clear();
+    restored.map_err(anyhow::Error::msg)
+}
+
+fn bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {human_pos}/{human_len} entries, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}

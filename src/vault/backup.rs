@@ -1,0 +1,265 @@
+//! Backups: one file with the database as it was at one moment and the checkpoint that covers it; and the way back.
+//!
+//! A restored vault never continues the ledger it was copied from: whoever holds a later checkpoint of that one would find it
+//! shorter. It begins a new ledger over the same entries, under a new name and signing key, and its first entry says what it
+//! continues and how many entries are missing.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::crypto::kek::Unlock;
+use crate::crypto::keyring::Keyring;
+use crate::crypto::random;
+use crate::domain::time::Timestamp;
+use crate::keyfile::{self, KeyPaths, LockFile};
+use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
+use crate::ledger::note::{NoteSigner, VerifierKey};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+
+use super::open::{Restored, database};
+use super::verify::{Report, Verdict, VerifyAsked, verify};
+
+const DATABASE: &str = "vault.db";
+const CHECKPOINT: &str = "checkpoint";
+const VKEY: &str = "signing.vkey";
+const MANIFEST: &str = "manifest.json";
+/// The largest of the small files in a backup, in bytes.
+const MAX_SMALL_BYTES: u64 = 1 << 20;
+
+/// What a backup says of itself.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Manifest {
+    /// The version of this format.
+    pub format: u32,
+    /// When it was made.
+    pub created_at: String,
+    /// The ledger.
+    pub origin: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that its checkpoint covers.
+    pub checkpoint_size: u64,
+    /// SHA-256 of the database, hex.
+    pub database_sha256: String,
+}
+
+/// Makes a backup, also while a server runs, and verifies it without keys. The keyring is not in it: keys and data are never in
+/// one place.
+///
+/// # Errors
+/// One sentence with the remedy; then there is no backup.
+pub fn back_up(
+    data: &Path,
+    keys: &KeyPaths,
+    out: &Path,
+    now: Timestamp,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Manifest, String> {
+    if out.exists() {
+        return Err(format!("{} exists already; a backup is never overwritten.", out.display()));
+    }
+    // The checkpoint comes first: what it covers is in the database that is copied after.
+    let note = LockFile::open(&keys.lock).map_err(|error| error.to_string())?.note();
+    let key = keyfile::read_verifier_key(&keys.verifier_key()).map_err(|error| error.to_string())?;
+    let work = Work::beside(out)?;
+    SqliteStore::backup(&database(data), &database(&work.0)).map_err(|error| error.to_string())?;
+    work.write(CHECKPOINT, &note)?;
+    work.write(VKEY, &format!("{key}\n"))?;
+    let report = work.verify(None, progress)?;
+    if report.verdict != Verdict::Intact {
+        let first = report.findings.first().map_or_else(String::new, ToString::to_string);
+        return Err(format!("The database is altered, so no backup was made of it: {first}. Run `phivault verify`."));
+    }
+    let manifest = Manifest {
+        format: 1,
+        created_at: now.to_string(),
+        origin: report.origin,
+        entries: report.entries,
+        checkpoint_size: report.checkpoint_size,
+        database_sha256: digest(&work.path(DATABASE))?,
+    };
+    let text = serde_json::to_string_pretty(&manifest).map_err(|error| error.to_string())?;
+    work.write(MANIFEST, &text)?;
+    pack(&work, out).map_err(|error| format!("{} cannot be written: {error}", out.display()))?;
+    Ok(manifest)
+}
+
+/// What a vault is restored from and to.
+pub struct RestoreAsked<'a> {
+    /// The backup.
+    pub backup: &'a Path,
+    /// The folder of the new database, which must not hold one.
+    pub data: &'a Path,
+    /// Where the new key files go; none may exist.
+    pub keys: &'a KeyPaths,
+    /// The newest keyring of the old vault.
+    pub keyring: &'a Path,
+    /// What unlocks it.
+    pub unlock: &'a Unlock,
+    /// The newest checkpoint known of the old ledger: its lock, or what a witness or auditor kept.
+    pub last_known: Option<String>,
+    /// The name of the new ledger, a schemeless URL; a random id is added.
+    pub name: &'a str,
+    /// Called now and then while the backup is verified.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// Unpacks and verifies a backup, and lays out a vault that begins a new ledger. Opening it with what is given back records
+/// that in its first entry.
+///
+/// # Errors
+/// One sentence with the remedy. What was made before the failure stays and is named; the backup is never touched.
+pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
+    let RestoreAsked { backup, data, keys, keyring, unlock, last_known, name, progress } = asked;
+    let database = database(data);
+    let all = [&database, &keys.keyring, &keys.signing_key, &keys.verifier_key(), &keys.lock];
+    if let Some(there) = all.into_iter().find(|it| it.exists()) {
+        return Err(format!("{} exists already; a vault is never overwritten. Nothing was changed.", there.display()));
+    }
+    let text = keyfile::read_private(keyring, "keyring").map_err(|error| error.to_string())?;
+    Keyring::decode(&text, unlock)
+        .map_err(|error| format!("The keyring {} does not open: {error}.", keyring.display()))?;
+    keyfile::create_folder(data).map_err(|error| error.to_string())?;
+    let work = Work::beside(&database)?;
+    unpack(backup, &work).map_err(|error| format!("{} is no whole backup: {error}", backup.display()))?;
+    let manifest: Manifest = serde_json::from_str(&work.read(MANIFEST)?)
+        .map_err(|_| format!("The manifest in {} does not read.", backup.display()))?;
+    if manifest.format != 1 {
+        return Err(format!("The backup is of format {}, made by a newer phivault. Use that one.", manifest.format));
+    }
+    if digest(&work.path(DATABASE))? != manifest.database_sha256 {
+        return Err("The database in the backup is damaged: it has not the digest that its manifest states.".into());
+    }
+    let key: VerifierKey =
+        work.read(VKEY)?.trim_end_matches('\n').parse().map_err(|_| "The public key in the backup is damaged.")?;
+    let own = open_checkpoint(&work.read(CHECKPOINT)?, key.name(), std::slice::from_ref(&key));
+    let own = own.map_err(|error| format!("The checkpoint in the backup is not of its ledger: {error}."))?;
+    let known = match &last_known {
+        None => own,
+        Some(note) => open_checkpoint(note, key.name(), std::slice::from_ref(&key)).map_err(|error| {
+            format!("The checkpoint given is not one of the ledger {} under the backup's key: {error}.", key.name())
+        })?,
+    };
+    // One that the backup reaches must agree with it.
+    let since = last_known.filter(|_| known.size <= manifest.entries);
+    let report = work.verify(since, progress)?;
+    if report.verdict != Verdict::Intact {
+        let first = report.findings.first().map_or_else(String::new, ToString::to_string);
+        return Err(format!("The backup is not intact: {first}. Take another one."));
+    }
+    std::fs::rename(work.path(DATABASE), &database).map_err(|error| format!("{}: {error}", database.display()))?;
+    begin(keys, &text, &database, name)?;
+    let last_known = (known.size, known.root.to_string());
+    Ok(Restored { origin: key.name().to_owned(), last_known, entries: report.entries })
+}
+
+/// Writes keyring, a new signing key, and a lock that begins the new ledger at what was restored.
+fn begin(keys: &KeyPaths, keyring: &str, database: &Path, name: &str) -> Result<(), String> {
+    let told = |error: keyfile::FileError| error.to_string();
+    let origin = format!("{name}/{}", hex::encode(random::array::<8>()));
+    let signer = NoteSigner::from_seed(&origin, &random::array())
+        .map_err(|error| format!("The ledger name {name:?} cannot be used: {error}."))?;
+    let store = SqliteStore::open(database).map_err(|error| error.to_string())?;
+    let edge = super::trust::rebuild_edge(&store).map_err(|error| error.to_string())?;
+    let head = Checkpoint { origin, size: store.size(), root: edge.root(), extensions: Vec::new() };
+    let note = head.sign(&signer).map_err(|error| error.to_string())?;
+    for folder in [&keys.keyring, &keys.signing_key, &keys.lock].into_iter().filter_map(|it| it.parent()) {
+        keyfile::create_folder(folder).map_err(told)?;
+    }
+    keyfile::create_private(&keys.keyring, keyring.as_bytes()).map_err(told)?;
+    keyfile::create_private(&keys.signing_key, format!("{}\n", signer.to_private_text()).as_bytes()).map_err(told)?;
+    keyfile::create_private(&keys.verifier_key(), format!("{}\n", signer.verifier_key()).as_bytes()).map_err(told)?;
+    LockFile::create(&keys.lock, &note).map_err(told)
+}
+
+/// A folder to work in; gone with everything in it when dropped.
+struct Work(PathBuf);
+
+impl Work {
+    fn beside(path: &Path) -> Result<Self, String> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let folder = path.with_file_name(name);
+        if folder.exists() {
+            return Err(format!("{} is left from an earlier attempt; remove it first.", folder.display()));
+        }
+        keyfile::create_folder(&folder).map_err(|error| error.to_string())?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), String> {
+        keyfile::create_private(&self.path(name), text.as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn read(&self, name: &str) -> Result<String, String> {
+        std::fs::read_to_string(self.path(name)).map_err(|_| format!("The backup holds no {name}."))
+    }
+
+    fn verify(&self, since: Option<String>, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, String> {
+        let (verifier_key, lock) = (self.path(VKEY), self.path(CHECKPOINT));
+        verify(VerifyAsked { data: self.0.clone(), verifier_key, lock, since, policy: None, keyring: None, progress })
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn pack(work: &Work, out: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out)?;
+    let result = (|| {
+        let mut tar = tar::Builder::new(&file);
+        tar.mode(tar::HeaderMode::Deterministic);
+        for name in [MANIFEST, CHECKPOINT, VKEY, DATABASE] {
+            tar.append_path_with_name(work.path(name), name)?;
+        }
+        tar.into_inner()?;
+        file.sync_all()
+    })();
+    result.inspect_err(|_| drop(std::fs::remove_file(out)))
+}
+
+/// Takes out the four files and nothing else, each into the work folder whatever its name in the archive looks like.
+fn unpack(backup: &Path, work: &Work) -> std::io::Result<()> {
+    let wrong = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
+    let mut archive = tar::Archive::new(File::open(backup)?);
+    for item in archive.entries()? {
+        let mut item = item?;
+        let path = item.path()?.into_owned();
+        let known = [MANIFEST, CHECKPOINT, VKEY, DATABASE].into_iter().find(|it| path == Path::new(it));
+        let name = known.ok_or_else(|| wrong("it holds something that is no part of a backup"))?;
+        if name != DATABASE && item.size() > MAX_SMALL_BYTES {
+            return Err(wrong("a part of it is too large"));
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(work.path(name))?;
+        std::io::copy(&mut item, &mut file)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+fn digest(path: &Path) -> Result<String, String> {
+    let told = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let mut file = File::open(path).map_err(told)?;
+    let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        let count = file.read(&mut part).map_err(told)?;
+        if count == 0 {
+            return Ok(hex::encode(hash.finalize()));
+        }
+        hash.update(&part[..count]);
+    }
+}
