@@ -105,6 +105,10 @@ pub struct Limits {
     pub bodies_kib: usize,
     /// Seconds for a body to arrive.
     pub body_seconds: u64,
+    /// Seconds for the next request to come on an open connection.
+    pub idle_seconds: u64,
+    /// Seconds that a client may keep an answer waiting.
+    pub write_seconds: u64,
     /// KiB waiting to be committed.
     pub queue_kib: usize,
 }
@@ -188,6 +192,8 @@ impl Default for Limits {
             batch_lines: 10_000,
             bodies_kib: 64 << 10,
             body_seconds: 30,
+            idle_seconds: 15,
+            write_seconds: 30,
             queue_kib: 64 << 10,
         }
     }
@@ -310,6 +316,8 @@ impl Settings {
                 "limits.bodies_kib is more than the largest body, up to 16777216.",
             ),
             ((1..=600).contains(&limits.body_seconds), "limits.body_seconds is 1 to 600."),
+            ((1..=600).contains(&limits.idle_seconds), "limits.idle_seconds is 1 to 600."),
+            ((1..=600).contains(&limits.write_seconds), "limits.write_seconds is 1 to 600."),
             ((1_024..=4 << 20).contains(&limits.queue_kib), "limits.queue_kib is 1024 to 4194304."),
             ((1..=100_000).contains(&self.server.connections), "server.connections is 1 to 100000."),
             ((1..=86_400).contains(&self.evidence.anchor_seconds), "evidence.anchor_seconds is 1 to 86400."),

@@ -80,6 +80,8 @@ pub fn serve(
         bodies_kib: settings.limits.bodies_kib,
         body_seconds: settings.limits.body_seconds,
         connections: settings.server.connections,
+        idle_seconds: settings.limits.idle_seconds,
+        write_seconds: settings.limits.write_seconds,
     };
     let served = actix_web::rt::System::new().block_on(async {
         let server = Server::bind(vault.clone(), listen, limits).with_context(|| {
@@ -90,7 +92,7 @@ pub fn serve(
         actix_web::rt::spawn(async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             tracing::info!("stopping: finishing what was taken");
-            handle.stop(true).await;
+            handle.stop().await;
         });
         if let Some(courier) = courier(settings, vault)? {
             actix_web::rt::spawn(courier.run());

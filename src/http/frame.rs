@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::error::{ApiError, Failure};
+use super::guard::Activity;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Headers that every answer has unless a handler set them.
@@ -41,6 +42,8 @@ pub(super) async fn frame(
     let method = request.method().clone();
     let api = request.app_data::<Data<Api>>().cloned();
     let unread = hold_chunks(&mut request);
+    // Held until the answer is made; then the connection waits for the next request again.
+    let _in_flight = request.conn_data::<Rc<Activity>>().map(Activity::begin);
     // Handlers' errors arrive as responses; nothing below this layer fails otherwise.
     let mut response = next.call(request).await?.map_into_boxed_body();
     let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());

@@ -3,15 +3,18 @@
 //! Handlers take the caller, read the input, call one method of the vault and wrap the answer. What is allowed and what is
 //! recorded is decided behind that method.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_http::{Extensions, HttpService, Protocol};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::{AppConfig, ServerHandle};
 use actix_web::middleware::from_fn;
+use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
-use actix_web::{App, HttpServer, web};
-use tokio::sync::Semaphore;
+use actix_web::{App, web};
+use tokio::sync::{Semaphore, watch};
 
 use crate::vault::Vault;
 
@@ -20,6 +23,7 @@ mod caller;
 mod entries;
 mod error;
 mod frame;
+mod guard;
 mod health;
 mod keys;
 mod ledger;
@@ -28,6 +32,8 @@ mod reports;
 mod reveal;
 mod routes;
 mod tokens;
+
+use guard::{Guarded, Patience};
 
 pub use error::ApiError;
 pub use openapi::document;
@@ -50,6 +56,16 @@ pub struct Limits {
     pub body_seconds: u64,
     /// Open connections.
     pub connections: usize,
+    /// Time for the next request to come on an open connection.
+    pub idle_seconds: u64,
+    /// Time that a client may keep an answer waiting, beside what it earns by taking bytes.
+    pub write_seconds: u64,
+}
+
+impl Limits {
+    fn patience(&self) -> Patience {
+        Patience { idle: Duration::from_secs(self.idle_seconds), write: Duration::from_secs(self.write_seconds) }
+    }
 }
 
 /// What handlers share.
@@ -71,7 +87,22 @@ impl Api {
 /// A bound server that does not answer yet.
 pub struct Server {
     server: actix_web::dev::Server,
-    addresses: Vec<SocketAddr>,
+    closing: watch::Sender<bool>,
+    address: SocketAddr,
+}
+
+/// Stops a server.
+pub struct Handle {
+    server: ServerHandle,
+    closing: watch::Sender<bool>,
+}
+
+impl Handle {
+    /// No new connections and requests; what was taken is finished.
+    pub async fn stop(self) {
+        self.closing.send_replace(true);
+        self.server.stop(true).await;
+    }
 }
 
 impl Server {
@@ -80,39 +111,59 @@ impl Server {
     /// # Errors
     /// What the system says, such as that the port is taken.
     pub fn bind(vault: Arc<Vault>, listen: SocketAddr, limits: Limits) -> std::io::Result<Self> {
-        let connections = limits.connections;
+        let listener = TcpListener::bind(listen)?;
+        let address = listener.local_addr()?;
+        let (connections, patience) = (limits.connections, limits.patience());
         let bodies = Arc::new(Semaphore::new(limits.bodies_kib));
         let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default() });
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(api.clone())
-                // Outermost: names the request, writes problems, headers and diagnostics.
-                .wrap(from_fn(frame::frame))
-                .configure(routes::all)
-                .default_service(web::to(frame::no_such_route))
-        })
-        .workers(WORKERS)
-        // The bound is each worker's own.
-        .max_connections(connections.div_ceil(WORKERS))
-        .keep_alive(Duration::from_secs(15))
-        .client_request_timeout(Duration::from_secs(5))
-        .client_disconnect_timeout(Duration::from_secs(2))
-        .shutdown_timeout(30)
-        // Signals are the program's business: it stops the server, then the vault.
-        .disable_signals()
-        .bind(listen)?;
-        let addresses = server.addrs();
-        Ok(Self { server: server.run(), addresses })
+        let (closing, closed) = watch::channel(false);
+        // What actix_web::HttpServer does, with a guard around each connection.
+        let server = actix_server::Server::build()
+            .workers(WORKERS)
+            // The bound is each worker's own.
+            .max_concurrent_connections(connections.div_ceil(WORKERS))
+            .shutdown_timeout(30)
+            // Signals are the program's business: it stops the server, then the vault.
+            .disable_signals()
+            .listen("http", listener, move || {
+                let app = App::new()
+                    .app_data(api.clone())
+                    // Outermost: names the request, writes problems, headers and diagnostics.
+                    .wrap(from_fn(frame::frame))
+                    .configure(routes::all)
+                    .default_service(web::to(frame::no_such_route));
+                let app =
+                    map_config(app.into_factory().map_err(|error| error.error_response()), |()| AppConfig::default());
+                let closed = closed.clone();
+                let http = HttpService::build()
+                    .keep_alive(patience.idle)
+                    .client_request_timeout(Duration::from_secs(5))
+                    .client_disconnect_timeout(Duration::from_secs(2))
+                    .graceful_shutdown_signal(move || {
+                        let mut closed = closed.clone();
+                        async move { drop(closed.wait_for(|it| *it).await) }
+                    })
+                    .on_connect_ext(|io: &Guarded, data: &mut Extensions| drop(data.insert(io.activity().clone())))
+                    .finish(app);
+                fn_service(move |io: TcpStream| async move {
+                    drop(io.set_nodelay(true));
+                    let peer = io.peer_addr().ok();
+                    Ok((Guarded::new(io, patience), Protocol::Http1, peer))
+                })
+                .and_then(http)
+            })?
+            .run();
+        Ok(Self { server, closing, address })
     }
 
     /// The address it is bound to.
     pub fn address(&self) -> SocketAddr {
-        *self.addresses.first().expect("a bound server has an address")
+        self.address
     }
 
-    /// Stops the server: no new connections, what was taken is finished.
-    pub fn handle(&self) -> ServerHandle {
-        self.server.handle()
+    /// Stops the server.
+    pub fn handle(&self) -> Handle {
+        Handle { server: self.server.handle(), closing: self.closing.clone() }
     }
 
     /// Serves until it is stopped.

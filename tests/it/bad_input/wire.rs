@@ -238,6 +238,77 @@ async fn a_connection_whose_body_does_not_come_is_not_kept_for_ever() {
     app.finish();
 }
 
+/// How long it takes until the server hangs up; `Err` if it does not within 20 seconds.
+fn until_closed(mut stream: TcpStream, mut meanwhile: impl FnMut(&mut TcpStream)) -> Result<Duration, ()> {
+    let began = std::time::Instant::now();
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    while began.elapsed() < Duration::from_secs(20) {
+        match stream.read(&mut [0; 4_096]) {
+            Ok(0) => return Ok(began.elapsed()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => meanwhile(&mut stream),
+            Err(_) => return Ok(began.elapsed()),
+        }
+    }
+    Err(())
+}
+
+#[tokio::test]
+async fn a_connection_is_not_kept_by_the_beginning_of_a_next_request() {
+    let env = vec![("PHIVAULT_LIMITS__IDLE_SECONDS".into(), "2".into())];
+    let app = App::spawn_with(Options { env, ..Options::default() }).await;
+    let first = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    type Next<'a> = (&'a str, &'a str, &'a str);
+    let nexts: [Next<'_>; 5] = [
+        ("nothing", "", ""),
+        ("a byte", "G", ""),
+        ("half a line, then more of it now and then", "GET /he", "a"),
+        ("blank lines", "\r\n", "\r\n"),
+        ("a head that goes on", "GET /healthz HTTP/1.1\r\n", "X: y\r\n"),
+    ];
+    std::thread::scope(|scope| {
+        for (what, then, drip) in nexts {
+            let mut stream = connect(&app);
+            scope.spawn(move || {
+                stream.write_all(first.as_bytes()).unwrap();
+                std::thread::sleep(Duration::from_millis(500));
+                stream.write_all(then.as_bytes()).unwrap();
+                let closed = until_closed(stream, |stream| drop(stream.write_all(drip.as_bytes())));
+                assert!(closed.is_ok(), "{what} keeps the connection");
+            });
+        }
+    });
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answers_is_hung_up_on() {
+    let env = vec![("PHIVAULT_LIMITS__WRITE_SECONDS".into(), "1".into())];
+    let app = App::spawn_with(Options { env, ..Options::default() }).await;
+    let mut stream = connect(&app);
+    let requests = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2_000);
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    // Nothing is read, so answers pile up until the server gives up; then writing or reading says so.
+    let began = std::time::Instant::now();
+    let mut gone = stream.write_all(requests.as_bytes()).is_err();
+    while !gone && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(100));
+        gone = stream.write_all(b"\r\n").is_err();
+    }
+    assert!(gone, "the connection is kept for ever");
+    // Who reads at a pace gets everything.
+    let mut stream = connect(&app);
+    let requests = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50);
+    stream.write_all(requests.as_bytes()).unwrap();
+    let mut bytes = 0;
+    for _ in 0..40 {
+        std::thread::sleep(Duration::from_millis(50));
+        bytes += stream.read(&mut vec![0; 64 << 10]).unwrap();
+    }
+    assert!(bytes > 1 << 20, "only {bytes} bytes came");
+    app.finish();
+}
+
 #[test]
 fn whatever_bytes_come_the_answer_is_proper_and_the_vault_stays_intact() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
