@@ -244,6 +244,7 @@ fn open(dir: &Path) -> Vault {
             rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep },
             blind_patients: false,
             queue_kib: 65_536,
+            scrub_per_second: 0,
         },
         vocabulary: REASONS,
         clock: Arc::new(WallClock),

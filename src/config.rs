@@ -125,6 +125,8 @@ pub struct Evidence {
     pub anchor_url: Option<String>,
     /// Seconds between two anchors.
     pub anchor_seconds: u64,
+    /// Entries a second that are gone through for damage.
+    pub scrub_per_second: u64,
 }
 
 /// `[log]`
@@ -201,7 +203,7 @@ impl Default for Limits {
 
 impl Default for Evidence {
     fn default() -> Self {
-        Self { policy: None, anchor_file: None, anchor_url: None, anchor_seconds: 60 }
+        Self { policy: None, anchor_file: None, anchor_url: None, anchor_seconds: 60, scrub_per_second: 2_000 }
     }
 }
 
@@ -320,6 +322,7 @@ impl Settings {
             ((1..=600).contains(&limits.write_seconds), "limits.write_seconds is 1 to 600."),
             ((1_024..=4 << 20).contains(&limits.queue_kib), "limits.queue_kib is 1024 to 4194304."),
             ((1..=100_000).contains(&self.server.connections), "server.connections is 1 to 100000."),
+            (self.evidence.scrub_per_second <= 1_000_000, "evidence.scrub_per_second is 0 to 1000000."),
             ((1..=86_400).contains(&self.evidence.anchor_seconds), "evidence.anchor_seconds is 1 to 86400."),
             ((0..=86_400).contains(&self.entries.max_skew_seconds), "entries.max_skew_seconds is 0 to 86400."),
         ];

@@ -75,6 +75,7 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
             rules: settings.rules(),
             blind_patients: settings.entries.patient_ids == PatientIds::Blind,
             queue_kib: settings.limits.queue_kib,
+            scrub_per_second: settings.evidence.scrub_per_second,
         },
         vocabulary: &vocabulary,
         clock: Arc::new(SystemClock),

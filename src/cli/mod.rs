@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod backup;
 pub mod client;
 pub mod demo;
+pub mod evidence;
 pub mod import;
 pub mod init;
 pub mod keys;
@@ -43,6 +44,10 @@ enum Command {
     Import(import::Args),
     Verify(verify::Args),
     VerifyReceipt(receipt::Args),
+    Disclose(evidence::DiscloseArgs),
+    VerifyDisclosure(evidence::VerifyDisclosureArgs),
+    Trail(evidence::TrailArgs),
+    VerifyTrail(evidence::VerifyTrailArgs),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Report(report::Args),
@@ -63,6 +68,10 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyReceipt(args) => receipt::run(&args),
+        Command::Disclose(args) => remote(evidence::disclose(args)),
+        Command::VerifyDisclosure(args) => evidence::check_disclosure(&args),
+        Command::Trail(args) => remote(evidence::trail(args)),
+        Command::VerifyTrail(args) => evidence::check_trail(&args),
         Command::Backup(args) => backup::back_up(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Import(args) => remote(import::run(args)),

@@ -84,7 +84,7 @@ pub struct Sealed {
 /// Seals the items of an entry. `items` must be sorted by path; `meta` are the entry's canonical metadata bytes.
 pub fn seal(keys: &SealKeys<'_>, entry_id: &[u8; 16], meta: &[u8], items: &[Item]) -> Sealed {
     let entry_salt = Secret::new(random::array());
-    let commitment = commitment(&entry_salt, items);
+    let commitment = commit_all(&commitments(&entry_salt, items));
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.push(ALG_AES_256_GCM);
     header.extend_from_slice(&keys.version.to_be_bytes());
@@ -121,6 +121,55 @@ pub fn open(
     sealed: &[u8],
     committed: &[u8; 32],
 ) -> Result<Vec<Item>, OpenError> {
+    open_committed(keys, entry_id, meta, sealed, committed).map(|(_, items, _)| items)
+}
+
+/// What one value of an entry can be shown with, and checked against the entry's leaf.
+pub struct Shown {
+    /// The value and its path.
+    pub item: Item,
+    /// The salt of its commitment.
+    pub salt: [u8; 32],
+    /// Its place among the commitments.
+    pub position: usize,
+}
+
+/// Opens a sealed record for a selective disclosure: the commitments to all values by rising path and to the blinder, and for
+/// each value what it is shown with. A commitment tells nothing of its value without the salt.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_for_disclosure(
+    keys: &SealKeys<'_>,
+    entry_id: &[u8; 16],
+    meta: &[u8],
+    sealed: &[u8],
+    committed: &[u8; 32],
+) -> Result<(Vec<[u8; 32]>, Vec<Shown>), OpenError> {
+    let (entry_salt, items, commitments) = open_committed(keys, entry_id, meta, sealed, committed)?;
+    let salts = Salts::new(&entry_salt);
+    let shown = items.into_iter().enumerate().map(|(position, item)| {
+        let salt = salts.of(&item.path);
+        Shown { item, salt, position }
+    });
+    Ok((commitments, shown.collect()))
+}
+
+/// The commitment to all values, from the commitments to each.
+pub fn commit_all(each: &[[u8; 32]]) -> [u8; 32] {
+    let parts: Vec<&[u8]> = each.iter().map(<[u8; 32]>::as_slice).collect();
+    mac::digest(label::COMMIT_ALL, &parts)
+}
+
+type Opened = (Secret, Vec<Item>, Vec<[u8; 32]>);
+
+fn open_committed(
+    keys: &SealKeys<'_>,
+    entry_id: &[u8; 16],
+    meta: &[u8],
+    sealed: &[u8],
+    committed: &[u8; 32],
+) -> Result<Opened, OpenError> {
     header(sealed)?;
     let (header, ciphertext) = sealed.split_at(HEADER_BYTES);
     let opened = cipher(keys, header, entry_id, |cipher, nonce| {
@@ -128,9 +177,9 @@ pub fn open(
     });
     let opened = Zeroizing::new(opened.map_err(|_| OpenError::Rejected)?);
     let (entry_salt, items) = parse(&opened).ok_or(OpenError::NotCommitted)?;
-    let matches: bool =
-        subtle::ConstantTimeEq::ct_eq(commitment(&entry_salt, &items).as_slice(), committed.as_slice()).into();
-    if matches { Ok(items) } else { Err(OpenError::NotCommitted) }
+    let each = commitments(&entry_salt, &items);
+    let matches: bool = subtle::ConstantTimeEq::ct_eq(commit_all(&each).as_slice(), committed.as_slice()).into();
+    if matches { Ok((entry_salt, items, each)) } else { Err(OpenError::NotCommitted) }
 }
 
 /// The commitment to one value: what a court is shown with the value and its salt.
@@ -140,18 +189,28 @@ pub fn commit_one(salt: &[u8; 32], path: &str, value: &Phi) -> [u8; 32] {
     mac::digest(label::COMMIT, &[salt, path.as_bytes(), &bytes])
 }
 
-fn commitment(entry_salt: &Secret, items: &[Item]) -> [u8; 32] {
-    let expand = Hkdf::<Sha256>::from_prk(entry_salt.expose()).expect("32 bytes are a key for HKDF-SHA-256");
-    let salt = |path: &str| {
-        let mut salt = [0; 32];
-        expand.expand_multi_info(&[label::SALT, path.as_bytes()], &mut salt).expect("32 bytes are within HKDF's limit");
-        salt
-    };
+fn commitments(entry_salt: &Secret, items: &[Item]) -> Vec<[u8; 32]> {
+    let salts = Salts::new(entry_salt);
     let mut each: Vec<[u8; 32]> =
-        items.iter().map(|item| commit_one(&salt(&item.path), &item.path, &item.value)).collect();
-    each.push(mac::digest(label::COMMIT, &[&salt(BLINDER), BLINDER.as_bytes()]));
-    let parts: Vec<&[u8]> = each.iter().map(<[u8; 32]>::as_slice).collect();
-    mac::digest(label::COMMIT_ALL, &parts)
+        items.iter().map(|item| commit_one(&salts.of(&item.path), &item.path, &item.value)).collect();
+    each.push(mac::digest(label::COMMIT, &[&salts.of(BLINDER), BLINDER.as_bytes()]));
+    each
+}
+
+/// The salt of each value's commitment, all from the entry's one.
+struct Salts(Hkdf<Sha256>);
+
+impl Salts {
+    fn new(entry_salt: &Secret) -> Self {
+        Self(Hkdf::from_prk(entry_salt.expose()).expect("32 bytes are a key for HKDF-SHA-256"))
+    }
+
+    fn of(&self, path: &str) -> [u8; 32] {
+        let mut salt = [0; 32];
+        let info = [label::SALT, path.as_bytes()];
+        self.0.expand_multi_info(&info, &mut salt).expect("32 bytes are within HKDF's limit");
+        salt
+    }
 }
 
 fn plaintext(entry_salt: &Secret, items: &[Item]) -> Zeroizing<Vec<u8>> {

@@ -205,6 +205,13 @@ pub struct RevealedChange {
 /// A value on its way out of the vault: the one type of plaintext that can be serialised.
 pub struct Open(Phi);
 
+impl Open {
+    /// Lets a value out.
+    pub fn new(value: Phi) -> Self {
+        Self(value)
+    }
+}
+
 impl Serialize for Open {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.expose().serialize(serializer)

@@ -117,6 +117,7 @@ impl Collector for Figures {
             ("checkpoints", "Checkpoints signed", &counters.checkpoints),
             ("checkpoint_failures", "Checkpoints that could not be signed or locked", &counters.checkpoint_failures),
             ("integrity_failures", "Entries whose values did not agree with the ledger", &counters.integrity_failures),
+            ("scrub_passes", "Times that all entries were gone through for damage", &counters.scrub_passes),
             ("untrusted_state", "State rows refused because they are not authentic", &counters.untrusted_state),
         ] {
             let value = ConstCounter::new(counter.load(Ordering::Relaxed));
@@ -134,6 +135,11 @@ impl Collector for Figures {
             ),
             ("queue_kib", "KiB waiting to be committed", signed(vault.queue_kib() as u64)),
             ("disk_bytes", "Bytes of the database", signed(vault.disk_bytes())),
+            (
+                "last_scrub_microseconds",
+                "When all entries were last gone through for damage, since 1970",
+                counters.last_scrub.load(Ordering::Relaxed),
+            ),
             (
                 "last_commit_microseconds",
                 "Time of the last commit, since 1970",

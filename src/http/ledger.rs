@@ -1,7 +1,7 @@
 //! The ledger's evidence: hashes and signatures, and the exact bytes of a leaf.
 
 use actix_web::http::{StatusCode, header};
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -9,9 +9,11 @@ use utoipa::IntoParams;
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::issue::Issue;
-use crate::vault::{Consistency, Leaf, Proof, TileName};
+use crate::domain::json;
+use crate::vault::{Consistency, Leaf, Proof, TileName, Trail, TrailIn};
 
 use super::Api;
+use super::body::{self, JSON};
 use super::entries::{blocking, entry_id, may, params};
 use super::error::{ApiError, ApiResult, Problem};
 
@@ -118,4 +120,26 @@ pub(super) async fn leaf(api: Data<Api>, caller: Caller, id: Path<String>) -> Ap
     may(&api, &caller, Permission::Search, Action::SEARCH).await?;
     let id = entry_id(&id)?;
     Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.leaf(&caller, id)?)).await?))
+}
+
+/// A patient's trail, with proofs
+///
+/// The patient's own entries, newest first, each with its leaf and proof. Each names the one before and its running number, so
+/// `phivault verify-trail` tells offline whether one was left out. Recorded like a search.
+#[utoipa::path(post, path = "/v1/entries/trail", tag = "Ledger", request_body = TrailIn, responses(
+    (status = 200, description = "The trail.", body = Trail), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only officers and auditors may."),
+    (status = 404, body = Problem, description = "No entry of that patient is under a checkpoint."), (status = 408, body = Problem, description = "The body came too slowly."),
+    (status = 413, body = Problem, description = "The body is too large."), (status = 415, body = Problem, description = "The body is not JSON."),
+    (status = 422, body = Problem, description = "The patient is missing."), (status = 503, body = Problem, description = "The access could not be recorded, so it was not made.")))]
+pub(super) async fn trail(
+    api: Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Search, Action::SEARCH).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
+    let asked: TrailIn = json::parse(&body)?;
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.trail(&caller, asked)?)).await?))
 }

@@ -35,7 +35,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         (name = "Operations", description = "For monitoring; no token needed.")
     ),
     paths(
-        entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, ledger::proof,
+        entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, reveal::disclose, ledger::proof, ledger::trail,
         ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing,
         health::alive, health::ready, health::metrics
     )

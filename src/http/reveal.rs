@@ -11,7 +11,7 @@ use crate::domain::entry::Revealed;
 use crate::domain::issue::Issue;
 use crate::domain::json;
 use crate::domain::submission::{ReasonIn, object};
-use crate::vault::MAX_REVEAL;
+use crate::vault::{Disclosure, MAX_REVEAL};
 
 use super::Api;
 use super::body::{self, JSON};
@@ -102,4 +102,42 @@ pub(super) async fn many(
     let ids = ids.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
     let entries = blocking(move || Ok(api.vault.reveal(&caller, &ids, asked.reason.unwrap_or_default())?)).await?;
     Ok(HttpResponse::Ok().json(RevealedMany { entries }))
+}
+
+/// Which values of an entry are disclosed, and why.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"paths": ["changes/0/new"], "reason": {"code": "HLEGAL"}}))]
+pub(super) struct DiscloseIn {
+    /// Their paths, such as changes/0/new, note or actor/name.
+    paths: Option<Vec<String>>,
+    /// The reason.
+    #[serde(default, deserialize_with = "object")]
+    reason: Option<ReasonIn>,
+}
+
+/// Disclose values of one entry, provably
+///
+/// For a court or an auditor outside: the values asked for with their salts, checkable against the ledger offline
+/// (`phivault verify-disclosure`); the entry's other values stay closed. Recorded first, like a reveal.
+#[utoipa::path(post, path = "/v1/entries/{id}/disclose", tag = "Trail", params(("id" = Uuid, Path, description = "The entry.")), request_body = DiscloseIn, responses(
+    (status = 200, description = "The disclosure.", body = Disclosure), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an officer may."),
+    (status = 404, body = Problem, description = "There is no such entry."), (status = 408, body = Problem, description = "The body came too slowly."),
+    (status = 410, body = Problem, description = "The key was destroyed."), (status = 413, body = Problem, description = "The body is too large."),
+    (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "The reason or the paths will not do."),
+    (status = 503, body = Problem, description = "It could not be recorded, so nothing is shown.")))]
+pub(super) async fn disclose(
+    api: Data<Api>,
+    caller: Caller,
+    id: Path<String>,
+    request: HttpRequest,
+    payload: Payload,
+) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Reveal, Action::REVEAL).await?;
+    let id = entry_id(&id)?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
+    let asked: DiscloseIn = json::parse(&body)?;
+    let (paths, reason) = (asked.paths.unwrap_or_default(), asked.reason.unwrap_or_default());
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.disclose(&caller, id, &paths, reason)?)).await?))
 }

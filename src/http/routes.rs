@@ -14,6 +14,7 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/entries", "POST, GET", vec![post().to(entries::submit), get().to(entries::search)]);
     add("/v1/entries/batch", "POST", vec![post().to(entries::batch)]);
     add("/v1/entries/query", "POST", vec![post().to(entries::query)]);
+    add("/v1/entries/trail", "POST", vec![post().to(ledger::trail)]);
     add("/v1/entries/{id}", "GET", vec![get().to(entries::entry)]);
     add("/v1/entries/{id}/reveal", "POST", vec![post().to(reveal::one)]);
     add("/v1/entries/{id}/proof", "GET", vec![get().to(ledger::proof)]);
@@ -25,6 +26,7 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/keys", "GET", vec![get().to(keys::list)]);
     add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
     add("/v1/keys/rotate-signing", "POST", vec![post().to(keys::rotate_signing)]);
+    add("/v1/entries/{id}/disclose", "POST", vec![post().to(reveal::disclose)]);
     add("/v1/entries/{id}/leaf", "GET", vec![get().to(ledger::leaf)]);
     add("/v1/ledger/consistency", "GET", vec![get().to(ledger::consistency)]);
     add("/checkpoint", "GET", vec![get().to(ledger::checkpoint)]);

@@ -33,6 +33,23 @@ pub fn leaf_data(meta: &[u8], commitment: &[u8; 32], sequenced: Sequenced) -> Ve
     data
 }
 
+/// Takes the bytes apart again: metadata, commitment, and what the sequencer added. `None` for anything that
+/// [`leaf_data`] would not write.
+pub fn parse_leaf_data(data: &[u8]) -> Option<(&[u8], [u8; 32], Sequenced)> {
+    let (length, rest) = data.split_first_chunk::<4>()?;
+    let (meta, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let (commitment, rest) = rest.split_first_chunk::<32>()?;
+    let (received_at, rest) = rest.split_first_chunk::<8>()?;
+    let (previous, rest) = rest.split_first_chunk::<8>()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    let sequenced = Sequenced {
+        received_at: i64::from_be_bytes(*received_at),
+        patient_previous: u64::from_be_bytes(*previous),
+        patient_number: u64::from_be_bytes(*number),
+    };
+    rest.is_empty().then_some((meta, *commitment, sequenced))
+}
+
 /// The leaf hash of an entry.
 pub fn entry_leaf(meta: &[u8], commitment: &[u8; 32], sequenced: Sequenced) -> Hash {
     leaf_hash(&leaf_data(meta, commitment, sequenced))
@@ -48,7 +65,12 @@ mod tests {
         let leaf = entry_leaf(b"meta", &[7; 32], base);
         let data = leaf_data(b"meta", &[7; 32], base);
         let expected = format!("000000046d657461{}ffffffffffffffff00000000000000020000000000000003", "07".repeat(32));
-        assert_eq!(hex::encode(data), expected);
+        assert_eq!(hex::encode(&data), expected);
+        assert_eq!(parse_leaf_data(&data), Some((&b"meta"[..], [7; 32], base)));
+        for cut in 0..data.len() {
+            assert_eq!(parse_leaf_data(&data[..cut]), None);
+        }
+        assert_eq!(parse_leaf_data(&[&data[..], b"x"].concat()), None);
         assert_ne!(leaf, entry_leaf(b"metb", &[7; 32], base));
         assert_ne!(leaf, entry_leaf(b"meta", &[8; 32], base));
         assert_ne!(leaf, entry_leaf(b"meta", &[7; 32], Sequenced { received_at: 0, ..base }));

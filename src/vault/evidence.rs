@@ -13,6 +13,7 @@ use crate::ledger::note::Signature;
 use crate::ledger::policy::Policy;
 use crate::ledger::receipt::TlogProof;
 use crate::ledger::tiles::TileName;
+use crate::store::Row;
 
 use super::Vault;
 use super::error::VaultError;
@@ -176,12 +177,23 @@ impl Vault {
         }
         self.record(note)?;
         let row = row.ok_or(VaultError::NotFound)?;
-        let sequenced = Sequenced {
-            received_at: row.received_at,
-            patient_previous: row.patient_previous,
-            patient_number: row.patient_number,
-        };
-        let data = leaf_data(&row.meta, &row.commitment, sequenced);
-        Ok(Leaf { id, index: row.sequence, leaf_data: hex::encode(data), leaf_hash: row.leaf.to_string() })
+        let leaf_data = hex::encode(leaf_bytes(&row));
+        Ok(Leaf { id, index: row.sequence, leaf_data, leaf_hash: row.leaf.to_string() })
     }
+
+    /// The receipt of an entry by its position (C2SP tlog-proof).
+    pub(super) fn receipt(&self, sequence: u64) -> Result<String, VaultError> {
+        let (signed, hashes) = self.ledger.inclusion(sequence)?;
+        Ok(TlogProof { extra: None, index: sequence, hashes, checkpoint: signed.note }.to_string())
+    }
+}
+
+/// The bytes of an entry's leaf.
+pub(super) fn leaf_bytes(row: &Row) -> Vec<u8> {
+    let sequenced = Sequenced {
+        received_at: row.received_at,
+        patient_previous: row.patient_previous,
+        patient_number: row.patient_number,
+    };
+    leaf_data(&row.meta, &row.commitment, sequenced)
 }

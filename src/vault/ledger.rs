@@ -217,6 +217,11 @@ impl Ledger {
         self.tiles().tile(name.level, name.index, name.width).map(Some)
     }
 
+    /// The inclusion proof of an entry in the tree of a certain size.
+    pub(super) fn inclusion_in(&self, sequence: u64, size: u64) -> Result<Vec<Hash>, StoreError> {
+        proof::inclusion_proof(&self.tiles(), sequence, size)
+    }
+
     /// The proof that the tree of `new` entries extends the one of `old`.
     pub(super) fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, StoreError> {
         proof::consistency_proof(&self.tiles(), old, new)

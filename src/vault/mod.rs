@@ -20,6 +20,7 @@ use crate::store::Store;
 
 mod backup;
 mod blinding;
+mod disclosure;
 mod error;
 mod evidence;
 mod keys;
@@ -28,12 +29,14 @@ mod open;
 mod record;
 mod report;
 mod reveal;
+mod scrub;
 mod search;
 mod signing;
 mod standing;
 mod status;
 mod submit;
 mod tokens;
+mod trail;
 mod trust;
 mod verify;
 mod writer;
@@ -42,6 +45,7 @@ pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
 pub use crate::crypto::keyring::Keyring;
 pub use crate::ledger::tiles::TileName;
 pub use backup::{Manifest, RestoreAsked, back_up, restore};
+pub use disclosure::{Disclosure, verify_disclosure};
 pub use error::{OpenError, VaultError};
 pub use evidence::{Consistency, Leaf, Proof};
 pub use keys::{KeyList, KeyVersion, Rotated};
@@ -54,6 +58,7 @@ pub use signing::SigningRotated;
 pub use status::{Counters, Readiness};
 pub use submit::Outcome;
 pub use tokens::{TokenIn, TokenMade, TokenView};
+pub use trail::{Trail, TrailIn, verify_trail};
 pub use verify::{Finding, Report as VerifyReport, Verdict, VerifyAsked, verify};
 pub use writer::SEAL_EVERY;
 
@@ -66,6 +71,8 @@ pub struct Settings {
     pub blind_patients: bool,
     /// Room in the writer's queue, KiB.
     pub queue_kib: usize,
+    /// Entries a second that are gone through for damage; 0: none.
+    pub scrub_per_second: u64,
 }
 
 /// An open vault.
@@ -96,6 +103,17 @@ struct Threads {
     writer: JoinHandle<()>,
     signer: JoinHandle<()>,
     stop_signer: Sender<()>,
+    scrubber: Option<(JoinHandle<()>, Sender<()>)>,
+}
+
+impl Threads {
+    /// Ends the scrubber, which writes like anybody else, before the writer ends.
+    fn stop_scrubber(&mut self) {
+        if let Some((thread, stop)) = self.scrubber.take() {
+            drop(stop);
+            drop(thread.join());
+        }
+    }
 }
 
 impl Vault {
@@ -123,7 +141,10 @@ impl Vault {
     /// # Errors
     /// What recording the stop says; the threads are ended all the same.
     pub fn stop(&self) -> Result<(), VaultError> {
-        let Some(threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let Some(mut threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        threads.stop_scrubber();
         let meta = writer::own_meta(Action::VAULT_STOP, Vec::new());
         let recorded = self.commit_now(vec![writer::prepare(&self.keys, meta, &[])], Vec::new());
         let stopped = self.send(writer::Message::Stop);
@@ -149,7 +170,8 @@ impl Drop for Vault {
     fn drop(&mut self) {
         // A vault that is dropped without `stop` still ends its threads; the process lock is given back after them.
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(threads) = threads {
+        if let Some(mut threads) = threads {
+            threads.stop_scrubber();
             let (dead, _) = channel();
             *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = dead;
             drop(threads.stop_signer);

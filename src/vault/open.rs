@@ -28,12 +28,13 @@ use crate::store::{Batch, Order, Row, Store, StoreError};
 use super::error::OpenError;
 use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
+use super::scrub::Scrubber;
 use super::signing;
-use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, LEDGER, VERIFIER_KEY};
+use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, LEDGER, Standing, VERIFIER_KEY};
 use super::status::Counters;
 use super::tokens::{self, Tokens};
 use super::trust::{self, meta_of};
-use super::writer::{Message, Writer, own_meta, prepare};
+use super::writer::{Message, Unsealed, Writer, own_meta, prepare};
 use super::{Settings, Threads, Vault};
 
 /// The database's name in the data folder.
@@ -162,6 +163,52 @@ fn first_row(keys: &Keys, facts: Vec<(String, String)>, clock: &dyn Clock) -> Ro
     }
 }
 
+/// What a start has checked, and goes on with.
+struct Sound {
+    ledger: Arc<Ledger>,
+    keys: Arc<Keys>,
+    counters: Arc<Counters>,
+    edge: Edge,
+    unsealed: Unsealed,
+    standing: Standing,
+    tokens: Tokens,
+    /// Entries whose values were altered.
+    damaged: Vec<u64>,
+}
+
+impl Sound {
+    /// Checks all that was found on disk; only then files change.
+    fn check(opening: &Opening<'_>, store: &Arc<dyn Store>) -> Result<Self, OpenError> {
+        let signers = signing::signers(&opening.keys)?;
+        trust::check_first(&**store)?;
+        let edge = trust::rebuild_edge(&**store)?;
+        let ledger = Arc::new(Ledger::open(
+            store.apart(LEDGER_READERS),
+            edge.clone(),
+            signers.clone(),
+            LockFile::open(&opening.keys.lock)?,
+        )?);
+        let (sealed_to, seal) = trust::newest_seal(&**store, &ledger)?;
+        let is_new_ledger = opening.restored.is_some();
+        let successor = if is_new_ledger { None } else { signing::choose(&ledger, &signers, &seal)? };
+        let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
+        let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
+        let counters = Arc::new(Counters::default());
+        let damaged = trust::check_tail(&**store, &keys, sealed_to, ledger.checkpoint().size)?;
+        let (standing, rows) = trust::state_rows(&**store, &ledger, &seal, &[tokens::KIND])?;
+        let (tokens, untrusted) = Tokens::load(&rows, &standing, &keys);
+        counters.untrusted_state.store(untrusted, Ordering::Relaxed);
+        let unsealed = trust::rebuild_unsealed(&**store, sealed_to)?;
+        // Found sound: from here on files may change.
+        if !is_new_ledger {
+            keys.settle(&seal)?;
+            signing::settle(&opening.keys, successor)?;
+        }
+        store.repair()?;
+        Ok(Self { ledger, keys, counters, edge, unsealed, standing, tokens, damaged })
+    }
+}
+
 impl Vault {
     /// Opens a vault. Nothing found on disk is believed before it is checked against the ledger and its lock.
     ///
@@ -172,32 +219,8 @@ impl Vault {
         let database = existing_database(&opening.data)?;
         let process_lock = ProcessLock::take(&opening.data)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database)?);
-        let signers = signing::signers(&opening.keys)?;
-        trust::check_first(&*store)?;
-        let edge = trust::rebuild_edge(&*store)?;
-        let ledger = Arc::new(Ledger::open(
-            store.apart(LEDGER_READERS),
-            edge.clone(),
-            signers.clone(),
-            LockFile::open(&opening.keys.lock)?,
-        )?);
-        let (sealed_to, seal) = trust::newest_seal(&*store, &ledger)?;
-        let is_new_ledger = opening.restored.is_some();
-        let successor = if is_new_ledger { None } else { signing::choose(&ledger, &signers, &seal)? };
-        let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
-        let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
-        let counters = Arc::new(Counters::default());
-        let damaged = trust::check_tail(&*store, &keys, sealed_to, ledger.checkpoint().size)?;
-        let (standing, rows) = trust::state_rows(&*store, &ledger, &seal, &[tokens::KIND])?;
-        let (tokens, untrusted) = Tokens::load(&rows, &standing, &keys);
-        counters.untrusted_state.store(untrusted, Ordering::Relaxed);
-        let unsealed = trust::rebuild_unsealed(&*store, sealed_to)?;
-        // Found sound: from here on files may change.
-        if !is_new_ledger {
-            keys.settle(&seal)?;
-            signing::settle(&opening.keys, successor)?;
-        }
-        store.repair()?;
+        let Sound { ledger, keys, counters, edge, unsealed, standing, tokens, damaged } =
+            Sound::check(&opening, &store)?;
         let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
         let (queue, received) = channel();
         let writer = Writer {
@@ -212,7 +235,17 @@ impl Vault {
             standing,
             heads: HashMap::new(),
         };
-        let threads = start(writer, received, queue.clone(), ledger.clone(), counters.clone(), opening.fatal)?;
+        let scrubber = Scrubber {
+            store: store.apart(1),
+            ledger: ledger.clone(),
+            keys: keys.clone(),
+            counters: counters.clone(),
+            clock: opening.clock.clone(),
+            queue: queue.clone(),
+            rate: opening.settings.scrub_per_second,
+            known: damaged.iter().copied().collect(),
+        };
+        let threads = start(writer, received, scrubber, opening.fatal)?;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
             settings: opening.settings,
@@ -302,11 +335,10 @@ fn existing_database(data: &std::path::Path) -> Result<PathBuf, OpenError> {
 fn start(
     writer: Writer,
     received: std::sync::mpsc::Receiver<Message>,
-    queue: super::writer::Queue,
-    ledger: Arc<Ledger>,
-    counters: Arc<Counters>,
+    scrubber: Scrubber,
     fatal: Box<dyn Fn() + Send>,
 ) -> Result<Threads, OpenError> {
+    let (queue, ledger, counters) = (scrubber.queue.clone(), scrubber.ledger.clone(), scrubber.counters.clone());
     let (stop_signer, stopped) = channel();
     let fail = |error: std::io::Error| OpenError::Distrust(format!("A thread could not be started: {error}."));
     let flag = counters.clone();
@@ -331,7 +363,13 @@ fn start(
         };
         sign_in_background(&ledger, &counters, &stopped, idle);
     });
-    Ok(Threads { writer: writer.map_err(fail)?, signer: signer.map_err(fail)?, stop_signer })
+    let mut scrubbing = None;
+    if scrubber.rate > 0 {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new().name("scrubber".into()).spawn(move || scrubber.run(&stopped));
+        scrubbing = Some((thread.map_err(fail)?, stop));
+    }
+    Ok(Threads { writer: writer.map_err(fail)?, signer: signer.map_err(fail)?, stop_signer, scrubber: scrubbing })
 }
 
 /// The digest of the vocabulary that was recorded last. Only a reminder: a wrong one leads to one more entry.

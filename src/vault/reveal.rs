@@ -87,7 +87,7 @@ impl Vault {
 
 /// Names the patients whose entries are revealed, each in its form on disk and in clear: a single one as the entry's own,
 /// several as related.
-fn name_patients(note: &mut Note<'_>, all: Vec<(Patient, String)>) -> Result<(), VaultError> {
+pub(super) fn name_patients(note: &mut Note<'_>, all: Vec<(Patient, String)>) -> Result<(), VaultError> {
     let mut seen = HashSet::new();
     let patients: Vec<_> = all.into_iter().filter(|(patient, _)| seen.insert(patient.clone())).collect();
     if let [(patient, id)] = patients.as_slice() {

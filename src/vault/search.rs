@@ -221,6 +221,25 @@ impl Vault {
     }
 
     pub(super) fn open_items(&self, row: &Row, meta: &Meta) -> Result<Vec<Item>, VaultError> {
+        self.opening(row, |keys| seal::open(keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment))
+    }
+
+    pub(super) fn open_for_disclosure(
+        &self,
+        row: &Row,
+        meta: &Meta,
+    ) -> Result<(Vec<[u8; 32]>, Vec<seal::Shown>), VaultError> {
+        self.opening(row, |keys| {
+            seal::open_for_disclosure(keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment)
+        })
+    }
+
+    /// Opens a row with the keys that its header names.
+    fn opening<T>(
+        &self,
+        row: &Row,
+        open: impl FnOnce(&seal::SealKeys<'_>) -> Result<T, seal::OpenError>,
+    ) -> Result<T, VaultError> {
         let wrong = |error: seal::OpenError| {
             self.counters.integrity_failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             VaultError::Integrity(format!("entry {}: {error}", row.sequence))
@@ -231,7 +250,7 @@ impl Vault {
             return Err(wrong(seal::OpenError::Rejected));
         }
         let keys = ring.opening(header).ok_or(VaultError::Shredded)?;
-        seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).map_err(wrong)
+        open(&keys).map_err(wrong)
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::time::Timestamp;
+
 use super::Vault;
 
 /// What is counted while the vault runs.
@@ -38,6 +40,10 @@ pub struct Counters {
     pub untrusted_state: AtomicU64,
     /// Entries whose values did not agree with the ledger when they were opened.
     pub integrity_failures: AtomicU64,
+    /// Times that the scrubber went through all entries.
+    pub scrub_passes: AtomicU64,
+    /// When it did last, microseconds since 1970; 0: not yet.
+    pub last_scrub: AtomicI64,
     /// The writer has ended.
     pub stopped: AtomicBool,
 }
@@ -51,6 +57,10 @@ pub struct Readiness {
     pub ledger_size: u64,
     /// Entries the newest checkpoint covers.
     pub checkpoint_size: u64,
+    /// When all entries were last gone through for damage; absent: not since the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub scrubbed_at: Option<Timestamp>,
     /// What needs attention.
     pub problems: Vec<&'static str>,
 }
@@ -102,6 +112,13 @@ impl Vault {
         } else {
             "degraded"
         };
-        Readiness { status, ledger_size: self.ledger_size(), checkpoint_size: self.ledger.checkpoint().size, problems }
+        let scrubbed = self.counters.last_scrub.load(Ordering::Relaxed);
+        Readiness {
+            status,
+            ledger_size: self.ledger_size(),
+            checkpoint_size: self.ledger.checkpoint().size,
+            scrubbed_at: (scrubbed > 0).then_some(Timestamp(scrubbed)),
+            problems,
+        }
     }
 }

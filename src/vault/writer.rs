@@ -237,7 +237,9 @@ impl Writer {
             Some(patient) => {
                 let head = match draft.heads.get(patient).or_else(|| self.heads.get(patient)) {
                     Some(head) => *head,
-                    None => newest_of(&*self.store, patient)?,
+                    // Position and running number; zeros before the first.
+                    None => newest_of(&*self.store, patient, self.store.size())?
+                        .map_or((0, 0), |row| (row.sequence, row.patient_number)),
                 };
                 draft.heads.insert(patient.clone(), (sequence, head.1 + 1));
                 (head.0, head.1 + 1)
@@ -324,11 +326,10 @@ pub(super) fn find_id(store: &dyn Store, id: Uuid, range: Range<u64>) -> Result<
     newest(store, &wanted, range, |meta| meta.id == id)
 }
 
-/// The position and number of a patient's newest entry; zeros when there is none.
-fn newest_of(store: &dyn Store, patient: &Patient) -> Result<(u64, u64), StoreError> {
+/// A patient's newest entry among the first `size`.
+pub(super) fn newest_of(store: &dyn Store, patient: &Patient, size: u64) -> Result<Option<Row>, StoreError> {
     let wanted = [vec![Term::patient(Dimension::Patient, patient)]];
-    let row = newest(store, &wanted, 0..store.size(), |meta| meta.patient.as_ref() == Some(patient))?;
-    Ok(row.map_or((0, 0), |row| (row.sequence, row.patient_number)))
+    newest(store, &wanted, 0..size, |meta| meta.patient.as_ref() == Some(patient))
 }
 
 /// The newest entry within a range that has one term of each list and is the one meant.

@@ -15,6 +15,7 @@ use crate::damage::refusal::{hashes, serve};
 use crate::tamper::edits::{Raw, copy, edit, settle, submitted};
 
 mod demo;
+mod evidence;
 mod receipt;
 
 /// A token file for a role of a vault, and the commands that use it.

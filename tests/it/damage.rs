@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use phivault::domain::meta::Meta;
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -446,4 +446,50 @@ async fn a_refusal_amid_a_rotation_leaves_both_keyrings_alone() {
     wrong.extend(refused_unchanged(damaged.path(), &[], &["keyring", "backup"]).err());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     aged.finish();
+}
+
+#[tokio::test]
+async fn damage_is_found_and_recorded_while_the_vault_serves() {
+    let mut app = App::spawn().await;
+    app.stop();
+    app.set("PHIVAULT_EVIDENCE__SCRUB_PER_SECOND", "1000000");
+    app.start();
+    let sent = app.submitter().submit(&entry()).await;
+    let n = sent["sequence"].as_i64().unwrap();
+    app.submitter().get(&format!("/v1/entries/{}/proof", sent["id"].as_str().unwrap())).await;
+    // Ordinary SQLite, beside the running server.
+    let before: Vec<u8> = {
+        let db = database(app.dir());
+        let sealed: Vec<u8> =
+            db.query_row("SELECT sealed FROM entry WHERE sequence = ?1", [n], |row| row.get(0)).unwrap();
+        let mut flipped = sealed.clone();
+        let last = flipped.len() - 1;
+        flipped[last] ^= 1;
+        db.execute("UPDATE entry SET sealed = ?1 WHERE sequence = ?2", params![flipped, n]).unwrap();
+        sealed
+    };
+    // Passes are a minute apart; a restart begins one at once. Entries under a seal entry are not looked at by a start.
+    app.stop();
+    app.start();
+    let mut ready = serde_json::Value::Null;
+    for _ in 0..400 {
+        ready = app.auditor().get("/readyz").await.json();
+        if ready["status"] == "degraded" && ready["scrubbed_at"].is_string() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    assert_eq!(ready["status"], "degraded", "{ready:#}");
+    assert!(ready["problems"][0].as_str().unwrap().contains("run phivault verify"), "{ready:#}");
+    let told = app.auditor().get("/v1/entries?action=integrity").await.json();
+    assert_eq!(told["entries"][0]["facts"]["damaged"], n.to_string(), "{told:#}");
+    assert_eq!(told["entries"].as_array().unwrap().len(), 1, "once");
+    app.stop();
+    let (code, report) = app.verify();
+    assert!(code == 1 && report["findings"].to_string().contains("values_damaged"), "{report:#}");
+    let db = database(app.dir());
+    db.execute("UPDATE entry SET sealed = ?1 WHERE sequence = ?2", params![before, n]).unwrap();
+    drop(db);
+    app.start();
+    app.stop();
 }

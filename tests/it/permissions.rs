@@ -29,6 +29,8 @@ POST   /v1/entries/query         | 403 200 200 403 401 401 401 401 401 401 | sea
 GET    /v1/entries/{id}          | 403 200 200 403 401 401 401 401 401 401 | search
 POST   /v1/entries/{id}/reveal   | 403 200 403 403 401 401 401 401 401 401 | reveal
 GET    /v1/entries/{id}/proof    | 200 200 200 200 401 401 401 401 401 401 |
+POST   /v1/entries/{id}/disclose | 403 200 403 403 401 401 401 401 401 401 | reveal
+POST   /v1/entries/trail         | 403 200 200 403 401 401 401 401 401 401 | search
 GET    /v1/entries/{id}/leaf     | 403 200 200 403 401 401 401 401 401 401 | search
 POST   /v1/reveal                | 403 404 403 403 401 401 401 401 401 401 | reveal
 GET    /v1/reports/access        | 403 200 200 403 401 401 401 401 401 401 | report
@@ -86,6 +88,8 @@ impl Route {
             ("POST", "/v1/entries") => entry(),
             ("POST", "/v1/entries/batch") => json!([entry()]),
             ("POST", "/v1/entries/query") => json!({}),
+            ("POST", "/v1/entries/{id}/disclose") => json!({"paths": ["note"], "reason": reason}),
+            ("POST", "/v1/entries/trail") => json!({"patient": "MRN-12345"}),
             ("POST", "/v1/reveal") => json!({"ids": [UNKNOWN], "reason": reason}),
             ("POST", "/v1/tokens") => json!({"role": "auditor", "label": "made"}),
             ("POST", _) => json!({"reason": reason}),
