@@ -1,15 +1,16 @@
 //! Checkpoints, proofs, and the store's contract.
 
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
+use ct_merkle::{ConsistencyProof, InclusionProof, RootHash};
 use phivault::domain::index::{Dimension, Term, terms};
 use phivault::domain::meta::{Actor, Meta, Reason};
 use phivault::keyfile::{KeyPaths, read_private, read_verifier_key};
 use phivault::ledger::checkpoint::{self, Checkpoint};
-use phivault::ledger::hash::Hash;
+use phivault::ledger::hash::{Hash, leaf_hash};
 use phivault::ledger::leaf::{Sequenced, entry_leaf, leaf_data};
-use phivault::ledger::proof::{root_at, verify_consistency, verify_inclusion};
+use phivault::ledger::proof::{consistency_proof, inclusion_proof, root_at, verify_consistency, verify_inclusion};
 use phivault::ledger::tiles::TileName;
-use phivault::ledger::tree::TileSource;
+use phivault::ledger::tree::{Edge, TileSource};
 use phivault::store::sqlite::{Reader, SqliteStore};
 use phivault::store::{Batch, Order, Row, SEGMENT, Store, StoreError};
 use rusqlite::Connection;
@@ -304,5 +305,60 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
         store.repair().unwrap();
         agrees(&store);
         assert!(whole_index(&reader).unwrap() == whole, "the same index is made again after {loss}");
+    }
+}
+
+/// All hashes of a tree, level by level, as an edge gives them out.
+struct Grown(Vec<Vec<Hash>>);
+
+impl TileSource for Grown {
+    type Error = std::convert::Infallible;
+
+    fn tile(&self, level: u8, index: u64, width: usize) -> Result<Vec<Hash>, Self::Error> {
+        let begin = usize::try_from(index * 256).unwrap();
+        Ok(self.0[usize::from(level)][begin..begin + width].to_vec())
+    }
+}
+
+#[test]
+fn another_library_accepts_ten_thousand_proofs_of_trees_of_up_to_a_million_leaves() {
+    const SIZE: u64 = 1 << 20;
+    let (mut edge, mut levels) = (Edge::new(), vec![Vec::new(); 4]);
+    for n in 0..SIZE {
+        for tile in edge.append(leaf_hash(&n.to_be_bytes())) {
+            levels[usize::from(tile.level)].extend(tile.hashes);
+        }
+    }
+    (0..4_u8).for_each(|level| levels[usize::from(level)].extend_from_slice(edge.level(level)));
+    let tree = Grown(levels);
+    let mut judge = MemoryBackedTree::<Sha256, [u8; 8]>::new();
+    (0..SIZE).for_each(|n| judge.push(n.to_be_bytes()));
+    let root = root_at(&tree, SIZE).unwrap();
+    assert_eq!(root.as_bytes()[..], judge.root().as_bytes()[..]);
+    let head = RootHash::<Sha256>::new(root.0.into(), SIZE);
+    let bytes = |proof: &[Hash]| proof.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |most: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % most
+    };
+    for _ in 0..10_000 {
+        let size = 1 + below(SIZE);
+        let (index, old) = (below(size), 1 + below(size));
+        let (at_size, at_old) = (root_at(&tree, size).unwrap(), root_at(&tree, old).unwrap());
+        let (signed, before) = (RootHash::<Sha256>::new(at_size.0.into(), size), RootHash::new(at_old.0.into(), old));
+        // The root at that size is right, for the judge's own root extends it.
+        let growth = ConsistencyProof::try_from_bytes(bytes(&consistency_proof(&tree, size, SIZE).unwrap())).unwrap();
+        head.verify_consistency(&signed, &growth).unwrap();
+        let proof = consistency_proof(&tree, old, size).unwrap();
+        let judged = ConsistencyProof::try_from_bytes(bytes(&proof)).unwrap();
+        signed.verify_consistency(&before, &judged).unwrap();
+        verify_consistency(old, &at_old, size, &at_size, &proof).unwrap();
+        let proof = inclusion_proof(&tree, index, size).unwrap();
+        let judged = InclusionProof::try_from_bytes(bytes(&proof)).unwrap();
+        signed.verify_inclusion(&index.to_be_bytes(), index, &judged).unwrap();
+        verify_inclusion(&leaf_hash(&index.to_be_bytes()), index, size, &proof, &at_size).unwrap();
     }
 }

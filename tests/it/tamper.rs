@@ -15,7 +15,9 @@ use crate::damage::refusal::refused_unchanged;
 use edits::{Raw, cell, copy, database, edit, put_data, settle, submitted};
 
 pub mod edits;
+mod flips;
 mod index;
+mod matrix;
 mod state;
 
 /// Where a finding must point.

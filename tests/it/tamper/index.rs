@@ -21,7 +21,7 @@ use super::edits::{Cell, copy, database, edit, settle};
 use super::{At, Case, case, expect_findings, sql};
 
 /// A stopped vault with one full segment, its index finished, and a few entries more.
-fn more_than_a_segment() -> TempDir {
+pub fn more_than_a_segment() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     init(folder.path(), false);
     let settings = Settings::load(&folder.path().join("phivault.toml"), std::iter::empty()).unwrap();
