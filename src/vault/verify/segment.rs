@@ -185,7 +185,7 @@ impl Check<'_> {
         self.out.seals.push(seal_leaf(meta.id, row.sealed));
         let within = u16::try_from(row.sequence % SEGMENT).expect("a position within a segment has 16 bits");
         for term in terms(&meta) {
-            self.index = self.index.wrapping_add(secret.hash_one((term.dimension as u8, term.key, within)));
+            self.index = self.index.wrapping_add(posting(secret, term.dimension as u8, term.key, within));
         }
         if let Some(keyring) = &self.context.keyring {
             self.open(keyring.clone(), row, &meta);
@@ -241,7 +241,7 @@ impl Check<'_> {
         let place = format!("index of segment {n}");
         let (mut sum, secret) = (0_u64, &self.context.secret);
         let read = reader.segment(n, &mut |dimension, key, position| {
-            sum = sum.wrapping_add(secret.hash_one((dimension, key, position)));
+            sum = sum.wrapping_add(posting(secret, dimension, key, position));
         });
         let (expected, found) = match read {
             Ok(false) => return Ok(()),
@@ -254,6 +254,11 @@ impl Check<'_> {
         self.out.findings.find("index_differs", Some(n * SEGMENT), place, expected, found);
         Ok(())
     }
+}
+
+/// A posting under the run's secret: sums of these are equal only for the same postings, whoever made them up before.
+fn posting(secret: &RandomState, dimension: u8, key: u64, position: u16) -> u64 {
+    secret.hash_one(u128::from(dimension) << 80 | u128::from(position) << 64 | u128::from(key))
 }
 
 /// Compares a stored tile with the one the entries give.

@@ -39,7 +39,9 @@ fn vault() -> tempfile::TempDir {
     folder
 }
 
-/// A digest of all that is stored: the schema, and every row of every table. `None` if it cannot be read.
+/// A digest of all that is stored: the schema, and every row of every table. `None` if it cannot be read. Left out is what
+/// nothing vouches for yet, as verify says: the sealed record of the newest entry, which is a seal entry itself and holds no
+/// values; the next start opens it.
 fn content(database: &Path) -> Option<[u8; 32]> {
     let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     let mut hash = Sha256::new();
@@ -47,6 +49,9 @@ fn content(database: &Path) -> Option<[u8; 32]> {
     let pragmas = ["SELECT application_id FROM pragma_application_id", "SELECT user_version FROM pragma_user_version"];
     let queries = tables.iter().map(|it| match *it {
         "sqlite_schema" => "SELECT type, name, tbl_name, sql FROM sqlite_schema".to_owned(),
+        "entry" => "SELECT sequence, meta, received_at, patient_previous, patient_number, commitment, leaf, \
+                    CASE WHEN sequence < (SELECT max(sequence) FROM entry) THEN sealed END FROM entry ORDER BY sequence"
+            .to_owned(),
         table => format!("SELECT * FROM {table} ORDER BY rowid"),
     });
     for sql in queries.chain(pragmas.map(str::to_owned)) {

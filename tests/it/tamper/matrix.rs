@@ -282,7 +282,9 @@ fn page(cells: &BTreeMap<(String, String), String>, files: &[[String; 4]]) -> St
          - That database, lock and keyring were put back together, or the ledger was written anew with the signing key, if no \
          checkpoint or receipt from after that moment is kept anywhere else. Witnesses keep one each second.\n\
          - That the newest entries, which no checkpoint covers yet (those of the last second before a crash), were cut off. Their \
-         submitters hold receipts without a proof; a retry with the same id shows it.\n",
+         submitters hold receipts without a proof; a retry with the same id shows it.\n\
+         - A changed ciphertext of an entry since the newest seal entry (up to 4,096 entries of a running vault; after a stop only the \
+         seal entry itself, which holds no values), without keys. The next start and the scrubber open them and tell.\n",
     );
     text
 }
