@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use reqwest::{StatusCode, Url, redirect};
+use tokio::task::JoinSet;
 
 use crate::ledger::note::{Note, Signature};
 use crate::ledger::policy::{Policy, Witness};
@@ -97,16 +98,26 @@ impl Courier {
         }
     }
 
+    /// Asks all witnesses about one checkpoint, side by side: a slow one keeps no other waiting, and all sign the same.
     async fn witness(&mut self, signed: &Signed) {
-        let mut lines = Vec::new();
-        for peer in self.peers.iter_mut().filter(|it| it.not_before <= Instant::now()) {
-            if peer.size >= signed.size {
-                continue;
-            }
-            match ask(&self.http, &self.vault, peer, signed).await {
-                Ok(found) => {
+        let now = Instant::now();
+        let (due, resting) = self.peers.drain(..).partition(|it| it.not_before <= now && it.size < signed.size);
+        self.peers = resting;
+        let due: Vec<Peer> = due;
+        let mut asked = JoinSet::new();
+        for mut peer in due {
+            let (http, vault, signed) = (self.http.clone(), self.vault.clone(), signed.clone());
+            asked.spawn(async move {
+                let answer = ask(&http, &vault, &mut peer, &signed).await;
+                (peer, answer)
+            });
+        }
+        while let Some(done) = asked.join_next().await {
+            let Ok((mut peer, answer)) = done else { continue };
+            match answer {
+                Ok(lines) => {
                     (peer.size, peer.failures) = (signed.size, 0);
-                    lines.extend(found);
+                    self.vault.add_cosignatures(signed, &lines);
                 }
                 Err(error) => {
                     peer.failures = (peer.failures + 1).min(16);
@@ -115,9 +126,7 @@ impl Courier {
                     tracing::warn!(witness = %peer.witness.name, error = format!("{error:#}"), "no cosignature");
                 }
             }
-        }
-        if !lines.is_empty() {
-            self.vault.add_cosignatures(signed, &lines);
+            self.peers.push(peer);
         }
     }
 

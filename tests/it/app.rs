@@ -80,9 +80,7 @@ impl App {
     pub async fn spawn_with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let admin = init(folder.path(), options.blind);
-        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(60));
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = http.build().unwrap();
+        let http = http();
         let mut app = Self { folder, options, server: None, url: String::new(), http, admin, tokens: Vec::new() };
         app.start();
         for role in Role::ALL {
@@ -262,6 +260,13 @@ impl Client {
     fn at(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
+}
+
+/// A plain HTTP client.
+pub fn http() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(60));
+    http.build().unwrap()
 }
 
 /// An ordinary entry; tests change what they are about.

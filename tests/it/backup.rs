@@ -101,7 +101,7 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
     let server = serve(&new, &[]).unwrap();
     let officer = app.with_token(&app.officer().token);
     let at = |path: &str| format!("{}{path}", server.url);
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = crate::app::http();
     let shown = http.post(at(&format!("/v1/entries/{id}/reveal"))).bearer_auth(&officer.token);
     let shown: Value = shown.json(&json!({"reason": {"code": "HCOMPL"}})).send().await.unwrap().json().await.unwrap();
     assert_eq!(shown["changes"][0]["new"], "Hypertension, Type 2 Diabetes", "{shown:#}");

@@ -91,11 +91,7 @@ struct Public {
 
 impl Public {
     fn of(app: &App) -> Self {
-        Self {
-            client: app.with_token("none"),
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            url: app.url().into(),
-        }
+        Self { client: app.with_token("none"), http: crate::app::http(), url: app.url().into() }
     }
 
     async fn tile(&self, level: u8, index: u64, width: usize) -> Vec<Hash> {

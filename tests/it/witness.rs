@@ -66,7 +66,7 @@ impl Witness {
     }
 
     async fn ask(&self, request: &str) -> (u16, String, String) {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = crate::app::http();
         let answer = http.post(format!("{}add-checkpoint", self.url)).body(request.to_owned()).send().await.unwrap();
         let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
         (answer.status().as_u16(), kind, answer.text().await.unwrap())
@@ -74,7 +74,7 @@ impl Witness {
 
     /// What it cosigned last for a log.
     async fn seen(&self, origin: &str) -> Option<String> {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = crate::app::http();
         let url = format!("{}{}/checkpoint", self.url, hex::encode(Sha256::digest(origin)));
         let answer = http.get(url).send().await.unwrap();
         (answer.status().as_u16() == 200).then_some(answer.text().await.unwrap())
