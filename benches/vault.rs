@@ -49,7 +49,8 @@ fn main() {
     let ids = probe(&vault, entries);
     vault.settle().expect("the vault seals");
     vault.stop().expect("the vault stops");
-    let verify = verify(dir);
+    let keyless = verify(dir, None);
+    let with_keys = verify(dir, Some(keyring(dir)));
     let raw = raw(dir);
     println!("\n{:<44} {:>14} {:>10}", "what", "figure", "of raw");
     let all: Duration = blocks.iter().map(|it| it.1).sum();
@@ -59,7 +60,8 @@ fn main() {
     for (n, block) in blocks.iter().enumerate() {
         row(&format!("  block {} (of {})", n + 1, block.0), rate(block.0, block.1), Some(rate(block.0, block.1) / raw));
     }
-    row("keyless verify, entries a second", verify, None);
+    row("keyless verify, all cores, entries a second", keyless, None);
+    row("verify with keys, all cores, entries a second", with_keys, None);
     for (what, microseconds) in ids {
         println!("{what:<44} {:>11.0} us", microseconds);
     }
@@ -207,7 +209,7 @@ fn raw(dir: &Path) -> f64 {
     rate(usize::try_from(size).expect("a size fits"), spent)
 }
 
-fn verify(dir: &Path) -> f64 {
+fn verify(dir: &Path, keyring: Option<Arc<vault::Keyring>>) -> f64 {
     let settings = Settings::in_folder(dir);
     let paths = KeyPaths::in_folder(&dir.join("keys"));
     let began = Instant::now();
@@ -217,12 +219,18 @@ fn verify(dir: &Path) -> f64 {
         lock: paths.lock,
         since: None,
         policy: None,
-        keyring: None,
+        keyring,
         progress: &mut |_, _| {},
     };
     let report = vault::verify(asked).expect("the vault can be verified");
     assert_eq!(report.verdict, Verdict::Intact, "{:?}", report.findings);
     rate(usize::try_from(report.entries).expect("a size fits"), began.elapsed())
+}
+
+fn keyring(dir: &Path) -> Arc<vault::Keyring> {
+    let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
+    let file = keyfile::read_private(&dir.join("keys/keyring"), "keyring").expect("the keyring reads");
+    Arc::new(vault::Keyring::decode(&file, &unlock).expect("the keyring opens").0)
 }
 
 fn create(dir: &Path) {

@@ -277,6 +277,9 @@ impl<'a> Job<'a> {
             let again = if is_stdin(&self.args.file) { " (with the same input)" } else { "" };
             eprintln!("Go on with{again}:\n  {}", resume_command(self.args, self.summary.next_line));
         }
+        if self.summary.complete && self.summary.lines == 0 && self.args.from_line > 1 {
+            eprintln!("warning: the input has no line {} or later; nothing was brought in", self.args.from_line);
+        }
         let text = if self.args.json { serde_json::to_string(&self.summary)? } else { self.summary.to_string() };
         terminal::print(&text)?;
         Ok(match outcome {

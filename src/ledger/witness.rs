@@ -229,6 +229,21 @@ mod tests {
         assert_eq!(judge(&AddCheckpoint { proof, ..request(0, 300) }, None), Err(Refusal::WrongProof));
     }
 
+    // made by another implementation (pyca/cryptography) from a seed of 32 times 0x05
+    const FOREIGN_KEY: &str = "w.example+68cf16f3+BG56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx";
+    const FOREIGN_TEXT: &str = "ledger.example/ward-7\n300\nkJcpqcb0qWKBKkZXnxPSra0Dz30AFtViQ/5FhNC14Dw=\n";
+    const FOREIGN_LINE: &str = "— w.example aM8W8wAAAABpJIEADEPwp3PcH019PwVWzC1yI66vEbkVVAmP2Av2WwAOI4uU8VOKl2vkeN162Tp+ESmX4iXyWzQ2a+zZ6yeZusPOAw==\n";
+
+    #[test]
+    fn a_cosignature_made_elsewhere_is_the_same_byte_for_byte() {
+        let witness = NoteSigner::of_kind("w.example", KeyKind::Witness, &[5; 32]).unwrap();
+        assert_eq!(witness.verifier_key().to_string(), FOREIGN_KEY);
+        assert_eq!(witness.cosign(FOREIGN_TEXT, 1764000000).to_string(), FOREIGN_LINE);
+        let taken = cosignatures(FOREIGN_LINE, FOREIGN_TEXT, &FOREIGN_KEY.parse().unwrap());
+        assert_eq!(taken.len(), 1);
+        assert_eq!(witness.verifier_key().stated_time(&taken[0].bytes), Some(1764000000));
+    }
+
     #[test]
     fn only_right_cosignatures_of_the_key_are_taken() {
         let witness = NoteSigner::of_kind("w.example", KeyKind::Witness, &[5; 32]).unwrap();

@@ -198,7 +198,14 @@ impl fmt::Display for Problem {
             (None, _) => {}
         }
         for error in self.errors.iter().take(SHOWN_ERRORS) {
-            write!(f, "\n  {error}")?;
+            if self.errors.len() == 1 && error.detail == self.detail {
+                // The sentence stands above already.
+                if !error.pointer.is_empty() {
+                    write!(f, "\n  at {}", escape(&error.pointer))?;
+                }
+            } else {
+                write!(f, "\n  {error}")?;
+            }
         }
         if let Some(more) = self.errors.len().checked_sub(SHOWN_ERRORS).filter(|more| *more > 0) {
             write!(f, "\n  … and {more} more")?;
