@@ -209,7 +209,7 @@ fn raw(dir: &Path) -> f64 {
     rate(usize::try_from(size).expect("a size fits"), spent)
 }
 
-fn verify(dir: &Path, keyring: Option<Arc<vault::Keyring>>) -> f64 {
+fn verify(dir: &Path, keyring: Option<(Arc<vault::Keyring>, String)>) -> f64 {
     let settings = Settings::in_folder(dir);
     let paths = KeyPaths::in_folder(&dir.join("keys"));
     let began = Instant::now();
@@ -227,10 +227,11 @@ fn verify(dir: &Path, keyring: Option<Arc<vault::Keyring>>) -> f64 {
     rate(usize::try_from(report.entries).expect("a size fits"), began.elapsed())
 }
 
-fn keyring(dir: &Path) -> Arc<vault::Keyring> {
+fn keyring(dir: &Path) -> (Arc<vault::Keyring>, String) {
     let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
     let file = keyfile::read_private(&dir.join("keys/keyring"), "keyring").expect("the keyring reads");
-    Arc::new(vault::Keyring::decode(&file, &unlock).expect("the keyring opens").0)
+    let keyring = vault::Keyring::decode(&file, &unlock).expect("the keyring opens").0;
+    (Arc::new(keyring), vault::keyring_digest(&file))
 }
 
 fn create(dir: &Path) {

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::config::Settings;
 use crate::keyfile;
 use crate::ledger::policy::Policy;
-use crate::vault::{self, Keyring, Verdict, VerifyAsked, VerifyReport};
+use crate::vault::{self, Keyring, Verdict, VerifyAsked, VerifyReport, keyring_digest};
 
 use super::client::terminal;
 use super::local;
@@ -75,7 +75,7 @@ impl Which {
 pub struct Against {
     since: Option<String>,
     policy: Option<Policy>,
-    keyring: Option<Arc<Keyring>>,
+    keyring: Option<(Arc<Keyring>, String)>,
 }
 
 /// Does it.
@@ -111,7 +111,7 @@ fn against(args: &Args, settings: &Settings) -> anyhow::Result<Against> {
         let file = keyfile::read_private(&settings.keys.keyring, "keyring")?;
         let (keyring, _) = Keyring::decode(&file, &local::unlock(settings)?)
             .with_context(|| format!("the keyring {} does not open", settings.keys.keyring.display()))?;
-        Some(Arc::new(keyring))
+        Some((Arc::new(keyring), keyring_digest(&file)))
     } else {
         None
     };

@@ -36,8 +36,9 @@ pub struct VerifyAsked<'a> {
     pub since: Option<String>,
     /// Whom to trust, and how many witnesses must have signed what `since` holds.
     pub policy: Option<Policy>,
-    /// With it every value is opened, and its commitment checked.
-    pub keyring: Option<Arc<Keyring>>,
+    /// With it every value is opened, and its commitment checked; and the digest of its file, which must be the newest the
+    /// ledger knows.
+    pub keyring: Option<(Arc<Keyring>, String)>,
     /// Called now and then with rows done and rows in all.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -170,7 +171,8 @@ pub fn verify(asked: VerifyAsked<'_>) -> Result<Report, String> {
         );
     }
     let database = super::open::database(&asked.data);
-    let mut join = join::Join::new(key, marks, witnesses, asked.keyring.is_some());
+    let (keyring, digest) = asked.keyring.unzip();
+    let mut join = join::Join::new(key, marks, witnesses, digest);
     let reader = match SqliteStore::reader(&database) {
         Ok(reader) => reader,
         Err(StoreError::Unsuitable(what)) if what.contains("schema of") => {
@@ -180,7 +182,7 @@ pub fn verify(asked: VerifyAsked<'_>) -> Result<Report, String> {
         Err(error) => return Err(error.to_string()),
     };
     let size = reader.freeze().and_then(|()| reader.size()).map_err(|error| error.to_string())?;
-    match join.run(&database, &reader, size, asked.keyring, asked.progress) {
+    match join.run(&database, &reader, size, keyring, asked.progress) {
         Ok(()) => {}
         Err(StoreError::Corrupt(what)) => join.findings.find("unreadable", None, "database", "readable rows", what),
         // The disk or the system refused: that says nothing about what is stored.

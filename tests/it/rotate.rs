@@ -3,8 +3,9 @@
 use phivault::keyfile::{KeyPaths, read_private};
 use serde_json::{Value, json};
 
-use crate::app::{App, entry};
+use crate::app::{App, entry, program};
 use crate::check::entries;
+use crate::tamper::edits::{cell, copy, edit, settle};
 
 fn reason() -> Value {
     json!({"reason": {"code": "HSYSADMIN", "note": "quarterly"}})
@@ -76,5 +77,44 @@ async fn a_rotation_needs_a_reason_and_is_recorded_with_the_keyrings_digest() {
     assert_eq!(recorded.meta.fact("keyring_digest"), Some(phivault::crypto::keyring::file_digest(&file).as_str()));
     assert_eq!(recorded.meta.fact("keyring_generation"), Some("2"));
     assert!(recorded.meta.reason.note_given && recorded.meta.actor.id == "admin");
+    app.finish();
+}
+
+#[tokio::test]
+async fn verify_with_the_keyring_opens_every_value_and_knows_an_old_keyring() {
+    let mut app = App::spawn().await;
+    let first = app.submitter().submit(&entry()).await["sequence"].as_i64().unwrap();
+    let old = std::fs::read(app.dir().join("keys/keyring")).unwrap();
+    assert_eq!(app.admin().post("/v1/keys/rotate", &reason()).await.status, 200);
+    app.submitter().submit(&entry()).await;
+    app.stop();
+    settle(app.dir());
+    let verify = |dir: &std::path::Path| {
+        let output = program().args(["verify", "--json", "--keyring", "--dir"]).arg(dir).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), report)
+    };
+    let all = entries(app.dir()).len();
+    let (code, report) = verify(app.dir());
+    assert_eq!(
+        (code, &report["values_opened"], &report["values_destroyed"]),
+        (0, &json!(all), &json!(0)),
+        "{report:#}"
+    );
+    let vault = copy(app.dir());
+    edit(vault.path(), |db| cell("sealed", first).flip(db, 0));
+    let (code, report) = verify(vault.path());
+    let codes: Vec<_> = report["findings"].as_array().unwrap().iter().map(|it| it["code"].clone()).collect();
+    assert!(code == 1 && codes.contains(&json!("values_differ")), "{report:#}");
+    assert_eq!(report["findings"][0]["sequence"], json!(first), "{report:#}");
+    let vault = copy(app.dir());
+    std::fs::write(vault.path().join("keys/keyring"), old).unwrap();
+    let (code, report) = verify(vault.path());
+    let codes: Vec<_> = report["findings"].as_array().unwrap().iter().map(|it| it["code"].clone()).collect();
+    assert!(code == 1 && codes.contains(&json!("keyring_not_newest")), "{report:#}");
+    std::fs::write(vault.path().join("unlock.key"), "6b".repeat(32)).unwrap();
+    let (code, report) = verify(vault.path());
+    assert!(code == 2 && report["error"].as_str().unwrap().contains("does not open"), "{report:#}");
+    app.start();
     app.finish();
 }

@@ -49,7 +49,8 @@ pub(super) struct Join {
     restores: Vec<String>,
     ids: Vec<u64>,
     first: Option<Meta>,
-    with_keys: bool,
+    /// The digest of the keyring file, if values are opened.
+    keyring: Option<String>,
     opened: u64,
     destroyed: u64,
 }
@@ -57,7 +58,7 @@ pub(super) struct Join {
 type Done = (u64, Result<Segment, StoreError>);
 
 impl Join {
-    pub(super) fn new(key: VerifierKey, mut marks: Vec<Mark>, witnesses: Witnessed, with_keys: bool) -> Self {
+    pub(super) fn new(key: VerifierKey, mut marks: Vec<Mark>, witnesses: Witnessed, keyring: Option<String>) -> Self {
         let size_of = |name| marks.iter().find(|it| it.name == name).map(|it| it.checkpoint.size);
         let (lock_size, since_size) = (size_of("lock").unwrap_or(0), size_of("since"));
         marks.sort_by_key(|it| it.checkpoint.size);
@@ -79,7 +80,7 @@ impl Join {
             restores: Vec::new(),
             ids: Vec::new(),
             first: None,
-            with_keys,
+            keyring,
             opened: 0,
             destroyed: 0,
         }
@@ -339,6 +340,11 @@ impl Join {
             let found = self.first.as_ref().and_then(|it| it.fact(LEDGER)).unwrap_or("none").to_owned();
             self.findings.find("other_ledger", Some(0), "ledger", origin.clone(), found);
         }
+        if let Some(found) = self.keyring.clone().filter(|it| *it != self.standing.keyring.0 && size > 0 && !unread) {
+            let (digest, generation) = self.standing.keyring.clone();
+            let wanted = format!("the keyring of generation {generation}, {digest}");
+            self.findings.find("keyring_not_newest", None, "keyring file", wanted, found);
+        }
         if let Some(mark) = self.since_note.take().filter(|mark| !mark.is_signed_by(&self.keys)) {
             let wanted = format!("a signature of a key of {}", mark.checkpoint.origin);
             self.findings.find("since_foreign", None, "the older checkpoint", wanted, "none");
@@ -355,8 +361,8 @@ impl Join {
             checkpoint_size: self.lock_size,
             since_size: self.since_size,
             witnesses: self.witnesses.names.clone(),
-            values_opened: self.with_keys.then_some(self.opened),
-            values_destroyed: self.with_keys.then_some(self.destroyed),
+            values_opened: self.keyring.as_ref().map(|_| self.opened),
+            values_destroyed: self.keyring.as_ref().map(|_| self.destroyed),
             root: self.edge.root().to_string(),
             notes: self.notes(size),
             findings: self.findings.kept,
