@@ -1,6 +1,6 @@
 //! Folds from entries to what compliance officers read: here the access report of 45 CFR 164.308(a)(1)(ii)(D).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{FixedOffset, Timelike};
 use serde::Serialize;
@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::action::Outcome;
 use super::entry::EntryView;
+use super::index::{Dimension, Term};
 use super::time::Timestamp;
 
 /// The report: who accessed what, when and why.
@@ -103,6 +104,14 @@ pub struct BreakGlassUse {
 
 /// The most rows and figures of one report, so that what applications submit cannot make it outgrow the memory.
 pub const MAX_FIGURES: usize = 2_000_000;
+/// The most pairs of a user and a patient that a summary counts; each costs about 16 bytes.
+const MAX_COUNTED: usize = 30_000_000;
+
+/// The patients of one user: each with its count where they are listed, only told apart where they are counted.
+enum Patients {
+    Listed(BTreeMap<String, u64>),
+    Counted(HashSet<u64>),
+}
 
 /// The fold: entries go in one by one, in any order.
 pub struct AccessFold {
@@ -111,13 +120,15 @@ pub struct AccessFold {
     covered: u64,
     /// Rows and figures so far.
     figures: usize,
-    actors: BTreeMap<String, (ActorReport, BTreeMap<String, u64>)>,
+    /// Pairs of a user and a patient that were only counted.
+    counted: usize,
+    actors: BTreeMap<String, (ActorReport, Patients)>,
 }
 
 impl AccessFold {
     /// Begins a fold. With `detailed` patients and break-the-glass uses are listed.
     pub fn new(offset: FixedOffset, detailed: bool) -> Self {
-        Self { offset, detailed, covered: 0, figures: 0, actors: BTreeMap::new() }
+        Self { offset, detailed, covered: 0, figures: 0, counted: 0, actors: BTreeMap::new() }
     }
 
     /// Counts one entry; `false` when the report has grown beyond [`MAX_FIGURES`].
@@ -126,9 +137,11 @@ impl AccessFold {
         self.covered += 1;
         let time = entry.occurred_at.unwrap_or(entry.received_at);
         let mut figures = self.figures;
+        let detailed = self.detailed;
         let (row, patients) = self.actors.entry(entry.actor.id.clone()).or_insert_with(|| {
             figures += 1;
-            Default::default()
+            let none = if detailed { Patients::Listed(BTreeMap::new()) } else { Patients::Counted(HashSet::new()) };
+            (ActorReport::default(), none)
         });
         row.total += 1;
         row.with_note += u64::from(entry.reason.note_given);
@@ -146,8 +159,13 @@ impl AccessFold {
         count(&mut row.by_action, entry.action.name());
         count(&mut row.by_outcome, entry.outcome.name());
         count(&mut row.by_reason, &entry.reason.code);
-        if let Some(patient) = &entry.patient {
-            count(patients, &patient.id);
+        match (&entry.patient, patients) {
+            (None, _) => {}
+            (Some(patient), Patients::Listed(map)) => count(map, &patient.id),
+            (Some(patient), Patients::Counted(set)) => {
+                let key = Term::new(Dimension::Patient, &[patient.id.as_bytes()]).key;
+                self.counted += usize::from(set.insert(key));
+            }
         }
         if let Some(record) = &entry.record {
             count(&mut row.by_record_type, &record.kind);
@@ -170,21 +188,23 @@ impl AccessFold {
             }
         }
         self.figures = figures;
-        figures <= MAX_FIGURES
+        figures <= MAX_FIGURES && self.counted <= MAX_COUNTED
     }
 
     /// How many entries were counted, and the rows by rising user.
     pub fn finish(self) -> (u64, Vec<ActorReport>) {
-        let detailed = self.detailed;
         let rows = self.actors.into_iter().map(|(actor, (mut row, patients))| {
             row.actor = actor;
-            row.patients = patients.len() as u64;
+            row.patients = match &patients {
+                Patients::Listed(map) => map.len() as u64,
+                Patients::Counted(set) => set.len() as u64,
+            };
             #[expect(clippy::cast_precision_loss, reason = "a share is rounded to four places anyway")]
             let share = row.with_note as f64 / row.total as f64;
             row.note_share = (share * 10_000.0).round() / 10_000.0;
             row.break_glass_uses.sort_by_key(|it| it.sequence);
-            if detailed {
-                row.by_patient = patients;
+            if let Patients::Listed(map) = patients {
+                row.by_patient = map;
             }
             row
         });
