@@ -151,7 +151,7 @@ pub enum LogFormat {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8321".into(), behind_tls_proxy: false, connections: 2_000 }
+        Self { listen: "127.0.0.1:8321".into(), behind_tls_proxy: false, connections: 500 }
     }
 }
 

@@ -54,6 +54,10 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
 
+    /// The newest public key of the old ledger, its text or the file that holds it, if the signing key changed after the backup
+    #[arg(long, value_name = "KEY|FILE")]
+    vkey: Option<String>,
+
     /// What unlocks the keyring: a file with the passphrase (the prompt if neither is given)
     #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
     passphrase_file: Option<PathBuf>,
@@ -128,6 +132,7 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
     let vault = local::open_restored(&settings, &unlock, Some(restored))?;
     let origin = vault.origin().to_owned();
+    let problems = vault.readiness().problems;
     vault.stop()?;
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
@@ -145,7 +150,8 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     });
     said.push_str(&format!("\nNext: phivault serve --config {}", dir.join("phivault.toml").display()));
     terminal::print(&said)?;
-    Ok(ExitCode::SUCCESS)
+    problems.iter().for_each(|problem| eprintln!("ATTENTION: {problem}"));
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn unpack(
@@ -161,8 +167,18 @@ fn unpack(
         bar.set_length(all);
         bar.set_position(done);
     };
-    let asked =
-        RestoreAsked { backup, data, keys, keyring, unlock, last_known, name: &args.name, progress: &mut progress };
+    let newer_key = args.vkey.as_deref().map(super::receipt::key).transpose()?;
+    let asked = RestoreAsked {
+        newer_key,
+        backup,
+        data,
+        keys,
+        keyring,
+        unlock,
+        last_known,
+        name: &args.name,
+        progress: &mut progress,
+    };
     let restored = vault::restore(asked);
     bar.finish_and_clear();
     restored.map_err(anyhow::Error::msg)

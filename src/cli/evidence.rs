@@ -200,12 +200,19 @@ pub fn check_trail(args: &VerifyTrailArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (newest, oldest) = (verified.newest_number, verified.oldest_number);
-    let reach = if oldest == 1 { "back to the patient's first".to_owned() } else { format!("back to number {oldest}") };
+    let reach = if oldest == 1 {
+        "back to the first of this form of the patient's id".to_owned()
+    } else {
+        format!("back to number {oldest}")
+    };
     let mut lines = vec![format!(
         "it holds: {} entries, number {newest} {reach}, none left out between; {}",
         verified.entries,
         under(&verified.opened)
     )];
+    let patient =
+        verified.metas.first().and_then(|(_, meta)| meta.patient.as_ref()).map_or(String::new(), |it| it.id_text());
+    lines.push(format!("The patient, as the entries name it: {}", escape(&patient)));
     lines.push(format!("That there is none after number {newest} only a whole verification of the vault can tell."));
     let rows: Vec<Vec<String>> = verified
         .metas

@@ -163,7 +163,8 @@ fn rotation(rotated: &Rotated) -> String {
 fn new_signing_key(rotated: &SigningRotated) -> String {
     let SigningRotated { verifier_key, previous } = rotated;
     format!(
-        "{}\nsigns checkpoints from now on. Back up the signing key, and give this public key to auditors and witnesses.\n\
+        "{}\nsigns checkpoints from now on. Back up the signing key, and give this public key to auditors and witnesses;\n\
+         put it into the policy of evidence.policy too, if there is one.\n\
          {}\nstays valid for older checkpoints and receipts.",
         terminal::escape(verifier_key),
         terminal::escape(previous)

@@ -71,12 +71,7 @@ impl Trust {
             return Policy::parse(&read(path)?).with_context(|| format!("{} cannot be used", path.display()));
         }
         let text = self.vkey.as_deref().ok_or(anyhow!("give --vkey or --policy"))?;
-        let key = match VerifierKey::parse(text) {
-            Ok(key) => key,
-            Err(_) => VerifierKey::parse(read(Path::new(text))?.trim_end_matches('\n'))
-                .with_context(|| format!("{text} holds no public key"))?,
-        };
-        Ok(Policy::of_log(key))
+        Ok(Policy::of_log(key(text)?))
     }
 }
 
@@ -138,6 +133,15 @@ fn leaf_of(what: &What) -> anyhow::Result<Hash> {
         Some(Ok(data)) if leaf_hash(&data) == stated => Ok(stated),
         Some(_) => bail!("the leaf_data in {} does not have the leaf_hash beside it", path.display()),
     }
+}
+
+/// A public key by its text, or by the file that holds it.
+pub(super) fn key(text: &str) -> anyhow::Result<VerifierKey> {
+    if let Ok(key) = VerifierKey::parse(text) {
+        return Ok(key);
+    }
+    VerifierKey::parse(read(Path::new(text))?.trim_end_matches('\n'))
+        .with_context(|| format!("{text} holds no public key"))
 }
 
 /// Reads a small text file.

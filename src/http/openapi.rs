@@ -1,7 +1,10 @@
 //! The OpenAPI 3.1 document, generated from the handlers, and a page that shows it without internet.
 
+use std::sync::LazyLock;
+
 use actix_web::HttpResponse;
 use actix_web::http::header;
+use actix_web::web::Bytes;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -54,7 +57,13 @@ impl Modify for Bearer {
 
 /// The document as JSON.
 pub(super) async fn json() -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "public, max-age=60")).json(document())
+    // Made once: a flood of requests for it shares one copy.
+    static TEXT: LazyLock<Bytes> =
+        LazyLock::new(|| serde_json::to_vec(&document()).expect("the document is text and numbers").into());
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "public, max-age=60"))
+        .content_type("application/json")
+        .body(TEXT.clone())
 }
 
 /// The page.

@@ -104,6 +104,9 @@ impl Policy {
                 ["witness", name, key, url @ ..] if url.len() <= 1 => {
                     policy.undefined(name).map_err(wrong)?;
                     let key = key.parse().map_err(|error: NoteError| wrong(&error.to_string()))?;
+                    if policy.witnesses.iter().any(|it| it.key == key) {
+                        return Err(wrong("this key is another witness's already; it would count twice"));
+                    }
                     let url = url.first().map(|it| (*it).to_owned());
                     policy.witnesses.push(Witness { name: (*name).to_owned(), key, url });
                 }
@@ -287,6 +290,7 @@ mod tests {
             ("group w0 any w1\nquorum w0\n", "taken"),
             ("group none any w1\nquorum none\n", "taken"),
             ("group g any g\nquorum g\n", "names nothing"),
+            (&format!("witness again {}\nquorum none\n", witness(0).verifier_key()), "count twice"),
             ("log x\nquorum none\n", "key"),
             ("witness w9\nquorum none\n", "fields"),
             ("quorum\n", "fields"),

@@ -104,6 +104,8 @@ pub struct RestoreAsked<'a> {
     pub unlock: &'a Unlock,
     /// The newest checkpoint known of the old ledger: its lock, or what a witness or auditor kept.
     pub last_known: Option<String>,
+    /// A newer public key of the old ledger, if its signing key changed after the backup.
+    pub newer_key: Option<VerifierKey>,
     /// The name of the new ledger, a schemeless URL; a random id is added.
     pub name: &'a str,
     /// Called now and then while the backup is verified.
@@ -116,7 +118,7 @@ pub struct RestoreAsked<'a> {
 /// # Errors
 /// One sentence with the remedy. What was made before the failure stays and is named; the backup is never touched.
 pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
-    let RestoreAsked { backup, data, keys, keyring, unlock, last_known, name, progress } = asked;
+    let RestoreAsked { backup, data, keys, keyring, unlock, last_known, newer_key, name, progress } = asked;
     let database = database(data);
     let all = [&database, &keys.keyring, &keys.signing_key, &keys.verifier_key(), &keys.lock];
     if let Some(there) = all.into_iter().find(|it| it.exists()) {
@@ -142,9 +144,15 @@ pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
     let own = own.map_err(|error| format!("The checkpoint in the backup is not of its ledger: {error}."))?;
     let known = match &last_known {
         None => own,
-        Some(note) => open_checkpoint(note, key.name(), std::slice::from_ref(&key)).map_err(|error| {
-            format!("The checkpoint given is not one of the ledger {} under the backup's key: {error}.", key.name())
-        })?,
+        Some(note) => {
+            let keys: Vec<_> = newer_key.into_iter().chain([key.clone()]).collect();
+            open_checkpoint(note, key.name(), &keys).map_err(|error| {
+                format!(
+                    "The checkpoint given is not one of the ledger {} under the backup's key: {error}. If the signing key changed after the backup, give the newer public key too (--vkey).",
+                    key.name()
+                )
+            })?
+        }
     };
     // One that the backup reaches must agree with it.
     let since = last_known.filter(|_| known.size <= manifest.entries);
@@ -152,6 +160,10 @@ pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
     if report.verdict != Verdict::Intact {
         let first = report.findings.first().map_or_else(String::new, ToString::to_string);
         return Err(format!("The backup is not intact: {first}. Take another one."));
+    }
+    if report.entries != manifest.entries {
+        let (holds, states) = (report.entries, manifest.entries);
+        return Err(format!("The backup holds {holds} entries, but its manifest states {states}. Take another one."));
     }
     std::fs::rename(work.path(DATABASE), &database).map_err(|error| format!("{}: {error}", database.display()))?;
     begin(keys, &text, &database, name)?;

@@ -67,8 +67,10 @@ pub struct Disclosed {
 
 /// A disclosure as somebody else hands it over: nothing in it is to be believed.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Claimed {
     format: String,
+    id: Uuid,
     leaf_data: String,
     commitments: Vec<String>,
     disclosed: Vec<ClaimedValue>,
@@ -76,6 +78,7 @@ struct Claimed {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ClaimedValue {
     position: usize,
     path: String,
@@ -181,6 +184,15 @@ pub fn verify_disclosure(text: &str, policy: &Policy) -> Result<Verified, String
     let opened = receipt.verify(&leaf_hash(&data), policy).map_err(|error| error.to_string())?;
     let (meta, commitment, sequenced) = parse_leaf_data(&data).ok_or("its leaf is no entry's")?;
     let meta = Meta::decode(meta).map_err(|_| "its leaf is no entry's".to_owned())?;
+    if meta.id != claimed.id {
+        return Err("its id is not the one of its leaf".into());
+    }
+    let mut places: Vec<usize> = claimed.disclosed.iter().map(|it| it.position).collect();
+    places.sort_unstable();
+    places.dedup();
+    if places.is_empty() || places.len() != claimed.disclosed.len() {
+        return Err("it shows no value, or one twice".into());
+    }
     let array = |text: &String| hex::decode(text).ok().and_then(|it| <[u8; 32]>::try_from(it).ok());
     let commitments: Option<Vec<[u8; 32]>> = claimed.commitments.iter().map(array).collect();
     let commitments = commitments.ok_or("a commitment is not 32 bytes of hex")?;

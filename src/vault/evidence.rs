@@ -9,7 +9,7 @@ use crate::domain::caller::{Caller, Permission};
 use crate::domain::issue::Issue;
 use crate::ledger::hash::Hash;
 use crate::ledger::leaf::{Sequenced, leaf_data};
-use crate::ledger::note::Signature;
+use crate::ledger::note::{Signature, VerifierKey};
 use crate::ledger::policy::Policy;
 use crate::ledger::receipt::TlogProof;
 use crate::ledger::tiles::TileName;
@@ -80,6 +80,11 @@ impl Vault {
     /// The checkpoint for the public: the newest, or the newest that enough witnesses cosigned.
     pub fn checkpoint(&self) -> Signed {
         self.ledger.served()
+    }
+
+    /// The public half of the key that signs.
+    pub fn verifier_key(&self) -> VerifierKey {
+        self.ledger.verifier_key()
     }
 
     /// The newest signed checkpoint, whoever cosigned it.

@@ -161,7 +161,11 @@ impl Ledger {
         witnessed.gathering.1.extend_from_slice(lines);
         note.signatures.extend(witnessed.gathering.1.iter().cloned());
         let note = note.to_string();
-        let enough = witnessed.policy.as_ref().is_some_and(|it| it.open(&note).is_ok_and(|opened| opened.quorum));
+        let opened = witnessed.policy.as_ref().map(|it| it.open(&note));
+        if let Some(Err(error)) = &opened {
+            tracing::warn!(%error, "cosignatures came, but the policy does not trust what they stand under; does it name the signing key of now?");
+        }
+        let enough = opened.is_some_and(|it| it.is_ok_and(|opened| opened.quorum));
         if enough && witnessed.newest.as_ref().is_none_or(|(before, _)| before.size <= signed.size) {
             witnessed.newest = Some((Signed { note, ..signed.clone() }, Instant::now()));
         }

@@ -30,7 +30,7 @@ use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
 use super::scrub::Scrubber;
 use super::signing;
-use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, LEDGER, Standing, VERIFIER_KEY};
+use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
 use super::status::Counters;
 use super::tokens::{self, Tokens};
 use super::trust::{self, meta_of};
@@ -190,6 +190,11 @@ impl Sound {
         )?);
         let (sealed_to, seal) = trust::newest_seal(&**store, &ledger)?;
         let is_new_ledger = opening.restored.is_some();
+        if seal.fact(PATIENT_IDS) == Some("blind") && !opening.settings.blind_patients {
+            return Err(OpenError::Distrust(
+                "This vault keeps patient ids blind; as it is set now they would be written in clear. Set entries.patient_ids = \"blind\" (for a restore: --blind).".into(),
+            ));
+        }
         let successor = if is_new_ledger { None } else { signing::choose(&ledger, &signers, &seal)? };
         let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
         let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
@@ -313,7 +318,7 @@ impl Vault {
             entries.push(own_meta(Action::VOCABULARY, facts));
         }
         let patient_ids = if self.settings.blind_patients { "blind" } else { "plain" };
-        let facts = [("clock", clock_state), ("patient_ids", patient_ids), ("version", env!("CARGO_PKG_VERSION"))];
+        let facts = [("clock", clock_state), (PATIENT_IDS, patient_ids), ("version", env!("CARGO_PKG_VERSION"))];
         entries.push(own_meta(
             Action::VAULT_START,
             facts.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),

@@ -19,6 +19,8 @@ pub(super) const KEYRING_GENERATION: &str = "keyring_generation";
 pub(super) const LEDGER: &str = "ledger";
 /// The fact that names the key that signs it.
 pub(super) const VERIFIER_KEY: &str = "verifier_key";
+/// The fact that says whether patient ids are blinded on disk: `plain` or `blind`.
+pub(super) const PATIENT_IDS: &str = "patient_ids";
 /// The fact by which an entry commits to one state row.
 pub(super) const STATE_DIGEST: &str = "state_digest";
 /// The fact by which a seal entry commits to all state rows.
@@ -31,6 +33,8 @@ pub(super) struct Standing {
     pub(super) keyring: (String, String),
     /// The ledger's name and the key that signs it.
     pub(super) ledger: (String, String),
+    /// Whether patient ids are blinded on disk; empty before the first start.
+    pub(super) patient_ids: String,
     /// The digest of each state row, by kind and id.
     rows: BTreeMap<(String, String), String>,
 }
@@ -43,6 +47,7 @@ impl Standing {
         Self {
             keyring: (fact(KEYRING_DIGEST), fact(KEYRING_GENERATION)),
             ledger: (fact(LEDGER), fact(VERIFIER_KEY)),
+            patient_ids: fact(PATIENT_IDS),
             rows: rows.collect(),
         }
     }
@@ -64,6 +69,12 @@ impl Standing {
                 set(&mut self.ledger.0, LEDGER);
                 set(&mut self.ledger.1, VERIFIER_KEY);
                 meta.action != Action::VAULT_CREATE
+            }
+            Action::VAULT_START => {
+                let now = meta.fact(PATIENT_IDS).unwrap_or_default();
+                let changes = self.patient_ids != now;
+                now.clone_into(&mut self.patient_ids);
+                changes
             }
             Action::TOKEN_CREATE | Action::TOKEN_REVOKE => {
                 let (Some(record), Some(digest)) = (&meta.record, meta.fact(STATE_DIGEST)) else { return false };
@@ -105,6 +116,7 @@ impl Standing {
             (KEYRING_DIGEST.to_owned(), self.keyring.0.clone()),
             (KEYRING_GENERATION.to_owned(), self.keyring.1.clone()),
             (LEDGER.to_owned(), self.ledger.0.clone()),
+            (PATIENT_IDS.to_owned(), self.patient_ids.clone()),
             (STATE_ROOT.to_owned(), self.state_root()),
             (VERIFIER_KEY.to_owned(), self.ledger.1.clone()),
         ]

@@ -50,6 +50,7 @@ pub struct Trail {
 
 /// One entry of a trail.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TrailEntry {
     /// Its position.
     pub index: u64,
@@ -60,10 +61,13 @@ pub struct TrailEntry {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Claimed {
     format: String,
     checkpoint: String,
     entries: Vec<TrailEntry>,
+    #[serde(rename = "next")]
+    _next: Option<u64>,
 }
 
 /// A trail that holds.

@@ -195,12 +195,12 @@ pub(super) fn check_tail(store: &dyn Store, keys: &Keys, sealed: u64, signed: u6
     })?;
     if let Some(sequence) = foreign {
         return Err(OpenError::Distrust(format!(
-            "Entry {sequence} was not written by this vault: it is not sealed with its keys, or repeats another entry. Do not write to this database. Run `phivault verify`."
+            "Entry {sequence} was not written by this vault: it is not sealed with its keys, or repeats another entry. Do not write to this database. `phivault verify --keyring` shows it; restore a backup."
         )));
     }
     if damaged.len() > MAX_DAMAGED {
         return Err(OpenError::Distrust(format!(
-            "More than {MAX_DAMAGED} of the newest entries do not open: their sealed values were altered. Do not write to this database. Restore a backup."
+            "More than {MAX_DAMAGED} of the newest entries do not open: the keyring is another vault's, or their sealed values were altered. Do not write to this database."
         )));
     }
     Ok(damaged)

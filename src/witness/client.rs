@@ -72,10 +72,9 @@ impl Courier {
             .context("the HTTP client for witnesses could not be prepared")?;
         let mut peers = Vec::new();
         if let Some(policy) = &evidence.policy {
-            if !policy.logs.iter().any(|log| log.name() == vault.origin()) {
-                bail!(
-                    "The policy of evidence.policy does not name this ledger as a log; add: log <contents of signing.vkey>"
-                );
+            if !policy.logs.contains(&vault.verifier_key()) {
+                let key = vault.verifier_key();
+                bail!("The policy of evidence.policy does not name this ledger's key of now; add: log {key}");
             }
             for witness in policy.witnesses.iter().filter(|it| it.url.is_some()) {
                 let url = usable(witness.url.as_deref().unwrap_or_default())

@@ -170,6 +170,31 @@ async fn a_backup_that_is_not_whole_and_a_restore_that_would_overwrite_are_refus
 }
 
 #[tokio::test]
+async fn a_backup_from_before_a_change_of_the_signing_key_is_held_against_a_checkpoint_from_after() {
+    let app = App::spawn().await;
+    app.submitter().submit(&entry()).await;
+    let there = Elsewhere::of(&app);
+    there.back_up(&app, "backup");
+    assert_eq!(
+        app.admin().post("/v1/keys/rotate-signing", &json!({"reason": {"code": "HSYSADMIN"}})).await.status,
+        200
+    );
+    let last = app.submitter().submit(&entry()).await;
+    app.submitter().get(&format!("/v1/entries/{}/proof", last["id"].as_str().unwrap())).await;
+    std::fs::write(there.path("last"), app.with_token("none").get("/checkpoint").await.text).unwrap();
+    let (last, newer) = (there.path("last"), app.dir().join("keys/signing.vkey"));
+    let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+    let mut more: Vec<(&str, &Path)> = if blind { vec![("", Path::new("--blind"))] } else { Vec::new() };
+    more.push(("--checkpoint", &last));
+    let said = there.restore(2, &app, "backup", "a", &more);
+    assert!(said.contains("give the newer public key too (--vkey)"), "{said}");
+    more.push(("--vkey", &newer));
+    let said = there.restore(0, &app, "backup", "b", &more);
+    assert!(said.contains("are MISSING; the ledger says so"), "{said}");
+    app.finish();
+}
+
+#[tokio::test]
 async fn the_signing_key_changes_while_it_serves_and_old_evidence_stays_good() {
     let mut app = App::spawn().await;
     let before = app.submitter().submit(&entry()).await;

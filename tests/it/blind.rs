@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{App, Options, entry};
+use crate::app::{App, Options, entry, program, text, unlock_file};
 use crate::check::entries;
 use crate::tamper::edits::{cell, edit, settle};
 
@@ -119,6 +119,30 @@ async fn one_damaged_entry_does_not_take_a_page_or_a_report_with_it() {
     assert_eq!(app.officer().post("/v1/reveal", &reveal).await.code(), "integrity", "its values are never shown");
     app.stop();
     edit(app.dir(), |db| cell("sealed", sequence - 1).flip(db, 0));
+    app.start();
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_blind_vault_is_never_served_or_restored_as_a_plain_one() {
+    let mut app = blinded().await;
+    app.submitter().submit(&about("MRN-1")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("backup");
+    let mut backup = program();
+    backup.args(["backup", "--config"]).arg(app.dir().join("phivault.toml")).arg("--out").arg(&out);
+    assert!(backup.output().unwrap().status.success());
+    app.stop();
+    app.set("PHIVAULT_ENTRIES__PATIENT_IDS", "plain");
+    let refused = app.try_start().unwrap_err();
+    assert!(refused.contains("keeps patient ids blind") && refused.contains("entries.patient_ids"), "{refused}");
+    let mut restore = program();
+    restore.arg("restore").arg(&out).arg("--dir").arg(folder.path().join("new"));
+    restore.arg("--keyring").arg(app.dir().join("keys/keyring")).arg("--key-file").arg(unlock_file(app.dir()));
+    let output = restore.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("--blind"), "{}", text(&output));
+    app.set("PHIVAULT_ENTRIES__PATIENT_IDS", "blind");
     app.start();
     app.finish();
 }

@@ -196,6 +196,7 @@ impl Check<'_> {
             Action::TOKEN_REVOKE,
             Action::SEAL,
             Action::VAULT_CREATE,
+            Action::VAULT_START,
             Action::INTEGRITY,
             Action::SIGNING_ROTATE,
             Action::VAULT_RESTORE,

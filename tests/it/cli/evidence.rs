@@ -43,7 +43,14 @@ async fn a_disclosure_shows_the_values_asked_for_and_no_other() {
     assert_eq!(trail["entries"][0]["reason"]["code"], "HCOMPL");
     // Every forgery is noticed.
     type Forgery<'a> = (&'a str, &'a dyn Fn(&mut Value));
-    let forgeries: [Forgery<'_>; 8] = [
+    let forgeries: [Forgery<'_>; 12] = [
+        ("another id", &|it| it["id"] = json!("ffffffff-ffff-ffff-ffff-ffffffffffff")),
+        ("something beside it", &|it| it["note"] = json!("patient died")),
+        ("nothing shown", &|it| it["disclosed"] = json!([])),
+        ("a value twice", &|it| {
+            let value = it["disclosed"][0].clone();
+            it["disclosed"].as_array_mut().unwrap().push(value);
+        }),
         ("another value", &|it| it["disclosed"][0]["value"] = json!("Migraine")),
         ("another path", &|it| it["disclosed"][0]["path"] = json!("changes/000/old")),
         ("another place", &|it| it["disclosed"][0]["position"] = json!(1)),
@@ -92,7 +99,7 @@ async fn a_trail_from_which_an_entry_is_taken_does_not_hold() {
         &["3 entries are in t.json"],
     );
     let said = check(&auditor, 0, "verify-trail", "t.json", &vkey(&app));
-    has(&said, &["it holds: 3 entries", "number 3 back to the patient's first", "none left out"]);
+    has(&said, &["it holds: 3 entries", "number 3 back to the first of this form", "none left out"]);
     let whole: Value = serde_json::from_str(&std::fs::read_to_string(auditor.path("t.json")).unwrap()).unwrap();
     assert!(whole.get("next").is_none());
     type Forgery<'a> = (&'a str, &'a dyn Fn(&mut Vec<Value>));
