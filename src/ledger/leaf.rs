@@ -52,7 +52,7 @@ pub fn parse_leaf_data(data: &[u8]) -> Option<(&[u8], [u8; 32], Sequenced)> {
     rest.is_empty().then_some((meta, *commitment, sequenced))
 }
 
-/// The leaf hash of an entry: [`leaf_hash`] of [`leaf_data`], without putting the bytes together.
+/// The leaf hash of an entry: the hash of [`leaf_data`], without putting the bytes together.
 pub fn entry_leaf(meta: &[u8], commitment: &[u8; 32], sequenced: Sequenced) -> Hash {
     let length = u32::try_from(meta.len()).expect("metadata is bounded far below 4 GiB");
     let mut tail = [0; 32 + 24];
