@@ -160,10 +160,7 @@ pub fn check_disclosure(args: &VerifyDisclosureArgs) -> anyhow::Result<ExitCode>
         Err(what) => return does_not_hold(&what, args.json),
     };
     if args.json {
-        let mut shown = serde_json::to_value(&verified)?;
-        shown["holds"] = json!(true);
-        terminal::print(&terminal::json(&shown)?)?;
-        return Ok(ExitCode::SUCCESS);
+        return holds_as_json(&verified);
     }
     let entry = &verified.entry;
     let mut lines = vec![format!("it holds: entry {} ({}) of {}", entry.sequence, entry.id, under(&verified.opened))];
@@ -194,10 +191,7 @@ pub fn check_trail(args: &VerifyTrailArgs) -> anyhow::Result<ExitCode> {
         Err(what) => return does_not_hold(&what, args.json),
     };
     if args.json {
-        let mut shown = serde_json::to_value(&verified)?;
-        shown["holds"] = json!(true);
-        terminal::print(&terminal::json(&shown)?)?;
-        return Ok(ExitCode::SUCCESS);
+        return holds_as_json(&verified);
     }
     let (newest, oldest) = (verified.newest_number, verified.oldest_number);
     let reach = if oldest == 1 {
@@ -230,6 +224,13 @@ pub fn check_trail(args: &VerifyTrailArgs) -> anyhow::Result<ExitCode> {
         .collect();
     lines.push(terminal::table(&["ENTRY", "USER", "ACTION", "RECORD", "REASON"], &rows, &[0]));
     terminal::print(&lines.join("\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn holds_as_json(verified: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
+    let mut shown = serde_json::to_value(verified)?;
+    shown["holds"] = json!(true);
+    terminal::print(&terminal::json(&shown)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

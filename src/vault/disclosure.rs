@@ -127,7 +127,7 @@ impl Vault {
         if wanted.iter().any(|path| !shown.iter().any(|it| it.item.path == *path)) {
             return Err(wrong("path_unknown", "This entry holds no value at one of these paths.".into()));
         }
-        let (_, parts) = self.ledger.inclusion(row.sequence)?;
+        let receipt = self.receipt(row.sequence)?;
         let mut items: Vec<_> = shown.iter().map(|it| it.item.clone()).collect();
         let mut clear = meta.clone();
         unblind(&mut clear, &mut items);
@@ -137,9 +137,6 @@ impl Vault {
         note.facts.push(("disclosed_values".into(), wanted.len().to_string()));
         note.seal("paths", wanted.join(" "));
         self.record(note)?;
-        drop(parts);
-        // The receipt comes last: the checkpoint may have moved on.
-        let receipt = self.receipt(row.sequence)?;
         let disclosed = shown.into_iter().filter(|it| wanted.contains(&it.item.path)).map(|it| Disclosed {
             position: it.position,
             path: it.item.path.clone(),

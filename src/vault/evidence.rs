@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::domain::action::{Action, Outcome};
+use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::issue::Issue;
 use crate::ledger::hash::Hash;
@@ -18,8 +18,6 @@ use crate::store::Row;
 use super::Vault;
 use super::error::VaultError;
 use super::ledger::Signed;
-use super::record::{Note, searching};
-use super::search::entry_record;
 use super::writer::find_id;
 
 /// The place of an entry in the ledger, checkable by anybody who trusts the checkpoint's signature.
@@ -173,15 +171,7 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Denied`], `NotFound`, or what recording says.
     pub fn leaf(&self, caller: &Caller, id: Uuid) -> Result<Leaf, VaultError> {
-        self.allow(caller, Permission::Search, Action::SEARCH)?;
-        let row = find_id(&*self.store, id, 0..self.store.size())?;
-        let mut note = Note::new(caller, Action::SEARCH, searching());
-        note.record = Some(entry_record(id));
-        if row.is_none() {
-            note.outcome = Outcome::Failure;
-        }
-        self.record(note)?;
-        let row = row.ok_or(VaultError::NotFound)?;
+        let row = self.look_up(caller, id)?;
         let leaf_data = hex::encode(leaf_bytes(&row));
         Ok(Leaf { id, index: row.sequence, leaf_data, leaf_hash: row.leaf.to_string() })
     }
@@ -193,12 +183,16 @@ impl Vault {
     }
 }
 
-/// The bytes of an entry's leaf.
-pub(super) fn leaf_bytes(row: &Row) -> Vec<u8> {
-    let sequenced = Sequenced {
+/// What the sequencer added to an entry.
+pub(super) fn sequenced(row: &Row) -> Sequenced {
+    Sequenced {
         received_at: row.received_at,
         patient_previous: row.patient_previous,
         patient_number: row.patient_number,
-    };
-    leaf_data(&row.meta, &row.commitment, sequenced)
+    }
+}
+
+/// The bytes of an entry's leaf.
+pub(super) fn leaf_bytes(row: &Row) -> Vec<u8> {
+    leaf_data(&row.meta, &row.commitment, sequenced(row))
 }

@@ -13,7 +13,6 @@ use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::meta::Meta;
 use crate::domain::time::Clock;
-use crate::ledger::leaf::{Sequenced, entry_leaf};
 use crate::ledger::tree::TILE_WIDTH;
 use crate::store::{Row, Store, StoreError};
 
@@ -21,6 +20,7 @@ use super::keys::Keys;
 use super::ledger::Ledger;
 use super::open::DAMAGED;
 use super::status::Counters;
+use super::trust::leaf_of;
 use super::writer::{Job, Message, Queue, own_meta, prepare};
 
 /// Pieces a second; each is read at once.
@@ -92,12 +92,7 @@ impl Scrubber {
 
     /// Whether a row is what the tree holds, and its values open. A destroyed key is no damage.
     fn is_sound(&self, row: &Row) -> Result<bool, StoreError> {
-        let sequenced = Sequenced {
-            received_at: row.received_at,
-            patient_previous: row.patient_previous,
-            patient_number: row.patient_number,
-        };
-        let leaf = entry_leaf(&row.meta, &row.commitment, sequenced);
+        let leaf = leaf_of(row);
         let begins_tile = row.sequence.is_multiple_of(TILE_WIDTH as u64);
         if leaf != row.leaf || (begins_tile && !self.ledger.has_leaf(row.sequence, &leaf)?) {
             return Ok(false);
