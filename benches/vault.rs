@@ -1,7 +1,8 @@
 //! `cargo bench`: what the vault does in a second on this machine, beside a bare SQLite table that takes the same bytes in
 //! the same run. Figures are only believed after `verify` has found the result intact.
 //!
-//! `PHIVAULT_BENCH_ENTRIES` sets the size (default 200,000), `PHIVAULT_BENCH_DIR` the disk.
+//! `PHIVAULT_BENCH_ENTRIES` sets the size (default 200,000), `PHIVAULT_BENCH_DIR` the disk; with `PHIVAULT_BENCH_KEEP` the
+//! vault is left there, to look into.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,9 @@ fn main() {
     }
     let bytes = std::fs::metadata(dir.join("data/vault.db")).expect("the database is there").len();
     println!("{:<44} {:>14.0}", "bytes on disk an entry", bytes as f64 / done as f64);
+    if std::env::var_os("PHIVAULT_BENCH_KEEP").is_some() {
+        println!("kept in {}", folder.keep().display());
+    }
 }
 
 /// Repeatable chance (Steele, Lea and Flood, 2014).

@@ -269,7 +269,7 @@ impl Keyring {
         let mut buckets = Vec::new();
         for _ in 0..take_u32(&mut rest)? {
             let id = take_u32(&mut rest)?;
-            let label = utf8(take_prefixed(&mut rest).ok()?).ok()?;
+            let label = utf8(take_prefixed(&mut rest).ok()?).ok()?.to_owned();
             buckets.push(Bucket { id, label, secret: take_secret(&mut rest)? });
         }
         let mut index_keys = Vec::new();

@@ -232,7 +232,7 @@ fn parse(plaintext: &[u8]) -> Option<(Secret, Vec<Item>)> {
     let mut body = take_prefixed(&mut rest).ok()?;
     let mut items = Vec::new();
     while !body.is_empty() {
-        let path = utf8(take_prefixed(&mut body).ok()?).ok()?;
+        let path = utf8(take_prefixed(&mut body).ok()?).ok()?.to_owned();
         items.push(Item { path, value: Phi::new(take_value(&mut body).ok()?) });
     }
     Some((Secret::from_slice(salt)?, items))

@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`NotCanonical`] when it is no UTF-8.
-    pub fn text(&mut self, tag: u8) -> Result<Option<String>, NotCanonical> {
+    pub fn text(&mut self, tag: u8) -> Result<Option<&'a str>, NotCanonical> {
         self.field(tag)?.map(utf8).transpose()
     }
 
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`NotCanonical`] when it is not there or no UTF-8.
-    pub fn required_text(&mut self, tag: u8) -> Result<String, NotCanonical> {
+    pub fn required_text(&mut self, tag: u8) -> Result<&'a str, NotCanonical> {
         utf8(self.required(tag)?)
     }
 
@@ -165,8 +165,8 @@ impl<'a> Reader<'a> {
 ///
 /// # Errors
 /// [`NotCanonical`] when they are no UTF-8.
-pub fn utf8(bytes: &[u8]) -> Result<String, NotCanonical> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| NotCanonical("text is not UTF-8"))
+pub fn utf8(bytes: &[u8]) -> Result<&str, NotCanonical> {
+    std::str::from_utf8(bytes).map_err(|_| NotCanonical("text is not UTF-8"))
 }
 
 fn length(len: usize) -> [u8; 4] {
@@ -250,9 +250,12 @@ fn take_nested(rest: &mut &[u8], depth: usize) -> Result<Value, NotCanonical> {
         2 => Ok(Value::Bool(true)),
         3 => {
             let text = utf8(take_prefixed(rest)?)?;
-            if number_is_kept(&text) { Ok(Value::Number(text)) } else { Err(NotCanonical("a number is malformed")) }
+            if !number_is_kept(text) {
+                return Err(NotCanonical("a number is malformed"));
+            }
+            Ok(Value::Number(text.to_owned()))
         }
-        4 => Ok(Value::String(utf8(take_prefixed(rest)?)?)),
+        4 => Ok(Value::String(utf8(take_prefixed(rest)?)?.to_owned())),
         5 => {
             let count = take_length(rest)?;
             let mut items = Vec::new();
@@ -266,10 +269,10 @@ fn take_nested(rest: &mut &[u8], depth: usize) -> Result<Value, NotCanonical> {
             let mut map = BTreeMap::new();
             for _ in 0..count {
                 let key = utf8(take_prefixed(rest)?)?;
-                if map.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                if map.last_key_value().is_some_and(|(last, _): (&String, _)| last.as_str() >= key) {
                     return Err(NotCanonical("object keys do not rise"));
                 }
-                map.insert(key, take_nested(rest, depth + 1)?);
+                map.insert(key.to_owned(), take_nested(rest, depth + 1)?);
             }
             Ok(Value::Object(map))
         }

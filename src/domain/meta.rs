@@ -10,13 +10,13 @@ use super::time::Timestamp;
 /// The version of the canonical form of [`Meta`].
 pub const META_VERSION: u8 = 1;
 
-/// Everything about an entry but its values, note, names and free text.
+/// Everything about an entry but its values, note, names and free text; `Meta<&str>` lies in the bytes it was read from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Meta {
+pub struct Meta<S = String> {
     /// The entry's id and idempotency key.
     pub id: Uuid,
     /// The application that submitted it, named by its token; `phivault` for the vault's own entries.
-    pub source: String,
+    pub source: S,
     /// What was done.
     pub action: Action,
     /// How it ended.
@@ -28,47 +28,47 @@ pub struct Meta {
     /// The time the data speaks of, for late entries (ASTM E2147-18 section 7.1.2).
     pub effective_at: Option<Timestamp>,
     /// Who did it.
-    pub actor: Actor,
+    pub actor: Actor<S>,
     /// Whose record it was.
-    pub patient: Option<Patient>,
+    pub patient: Option<Patient<S>>,
     /// Which record.
-    pub record: Option<Record>,
+    pub record: Option<Record<S>>,
     /// The category of the content, such as `problems`.
-    pub category: Option<String>,
+    pub category: Option<S>,
     /// Labels of specially protected data, such as `SUD`.
-    pub sensitivity: Vec<String>,
+    pub sensitivity: Vec<S>,
     /// Why.
-    pub reason: Reason,
+    pub reason: Reason<S>,
     /// The names of the changed fields, in the order submitted.
-    pub fields: Vec<String>,
+    pub fields: Vec<S>,
     /// The legal basis of a disclosure.
-    pub basis: Option<String>,
+    pub basis: Option<S>,
     /// What else it belongs to.
-    pub related: Vec<Related>,
+    pub related: Vec<Related<S>>,
     /// Where it came from.
-    pub context: Context,
+    pub context: Context<S>,
     /// Facts that the vault states about itself, by rising name; only in its own entries.
-    pub facts: Vec<(String, String)>,
+    pub facts: Vec<(S, S)>,
 }
 
 /// Who did it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Actor {
+pub struct Actor<S = String> {
     /// The user's unique id (45 CFR 164.312(a)(2)(i)).
-    pub id: String,
+    pub id: S,
     /// The role acted in.
-    pub role: Option<String>,
+    pub role: Option<S>,
     /// `user` or `system`.
-    pub kind: Option<String>,
+    pub kind: Option<S>,
     /// The user a system or delegate acted for.
-    pub on_behalf_of: Option<String>,
+    pub on_behalf_of: Option<S>,
 }
 
 /// Whose record it was.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Patient {
+pub enum Patient<S = String> {
     /// The id in clear.
-    Plain(String),
+    Plain(S),
     /// A keyed blind index of the id, which itself is sealed.
     Blind {
         /// Which index key made it.
@@ -80,24 +80,24 @@ pub enum Patient {
 
 /// Which record.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Record {
+pub struct Record<S = String> {
     /// Its type, such as `Condition`.
-    pub kind: String,
+    pub kind: S,
     /// Its id within the type.
-    pub id: String,
+    pub id: S,
     /// Its version after the change.
-    pub version: Option<String>,
+    pub version: Option<S>,
 }
 
 /// Why it was done.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Reason {
+pub struct Reason<S = String> {
     /// The code as submitted.
-    pub code: String,
+    pub code: S,
     /// The standard code it stands for, when it is a site's own.
-    pub standard: Option<String>,
+    pub standard: Option<S>,
     /// The change reason code.
-    pub change: Option<String>,
+    pub change: Option<S>,
     /// Whether a note was given. The note itself is sealed.
     pub note_given: bool,
     /// Whether the vocabulary counts the code as break-the-glass.
@@ -106,28 +106,28 @@ pub struct Reason {
 
 /// Something an entry belongs to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Related {
+pub struct Related<S = String> {
     /// Its type, such as `Encounter`.
-    pub kind: String,
+    pub kind: S,
     /// Its id.
-    pub id: String,
+    pub id: S,
 }
 
 /// Where it came from.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Context {
+pub struct Context<S = String> {
     /// The session of the application.
-    pub session_id: Option<String>,
+    pub session_id: Option<S>,
     /// The address of the user's machine.
-    pub client_ip: Option<String>,
+    pub client_ip: Option<S>,
     /// The user's program.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<S>,
     /// The request in the application.
-    pub request_id: Option<String>,
+    pub request_id: Option<S>,
     /// The facility.
-    pub facility: Option<String>,
+    pub facility: Option<S>,
     /// The device.
-    pub device: Option<String>,
+    pub device: Option<S>,
 }
 
 /// The type of a record or related thing that is a patient; with blind ids its id is blinded too.
@@ -141,50 +141,71 @@ pub fn is_patient_type(kind: &str) -> bool {
     kind.eq_ignore_ascii_case(PATIENT_TYPE)
 }
 
-impl Patient {
+impl<S: AsRef<str>> Patient<S> {
     /// As an id text: the id itself, or `blind:<version>:<hex>`.
     pub fn id_text(&self) -> String {
         match self {
-            Self::Plain(id) => id.clone(),
+            Self::Plain(id) => id.as_ref().to_owned(),
             Self::Blind { version, token } => format!("{BLIND_PREFIX}{version}:{}", hex::encode(token)),
         }
     }
 
+    /// The same patient, borrowed.
+    pub fn borrowed(&self) -> Patient<&str> {
+        match self {
+            Self::Plain(id) => Patient::Plain(id.as_ref()),
+            Self::Blind { version, token } => Patient::Blind { version: *version, token: *token },
+        }
+    }
+}
+
+impl Patient<&str> {
+    /// The same patient, in memory of its own.
+    pub fn owned(self) -> Patient {
+        match self {
+            Self::Plain(id) => Patient::Plain(id.to_owned()),
+            Self::Blind { version, token } => Patient::Blind { version, token },
+        }
+    }
+}
+
+impl<'a, S: From<&'a str>> Patient<S> {
     /// What [`Patient::id_text`] wrote.
-    pub fn from_id_text(text: &str) -> Self {
+    pub fn from_id_text(text: &'a str) -> Self {
         let blind = text.strip_prefix(BLIND_PREFIX).and_then(|rest| {
             let (version, token) = rest.split_once(':')?;
             let token = <[u8; 16]>::try_from(hex::decode(token).ok()?).ok()?;
             Some(Self::Blind { version: version.parse().ok()?, token })
         });
-        blind.unwrap_or_else(|| Self::Plain(text.to_owned()))
+        blind.unwrap_or_else(|| Self::Plain(text.into()))
     }
 }
 
-impl Meta {
+impl<S: AsRef<str>> Meta<S> {
     /// The value of a fact of that name.
     pub fn fact(&self, name: &str) -> Option<&str> {
-        self.facts.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.facts.iter().find(|(key, _)| key.as_ref() == name).map(|(_, value)| value.as_ref())
     }
 
     /// The patients it names beside its own: a record or related things of type `Patient`.
-    pub fn other_patients(&self) -> impl Iterator<Item = Patient> {
+    pub fn other_patients(&self) -> impl Iterator<Item = Patient<&str>> {
         let record = self.record.iter().map(|it| (&it.kind, &it.id));
         let named = record.chain(self.related.iter().map(|it| (&it.kind, &it.id)));
-        let patients = named.filter(|(kind, _)| is_patient_type(kind)).map(|(_, id)| Patient::from_id_text(id));
-        patients.filter(|it| Some(it) != self.patient.as_ref())
+        let patients = named.filter(|(kind, _)| is_patient_type(kind.as_ref()));
+        let own = self.patient.as_ref().map(Patient::borrowed);
+        patients.map(|(_, id)| Patient::from_id_text(id.as_ref())).filter(move |it| Some(it) != own.as_ref())
     }
 
     /// Its own patient and every other it names.
     pub fn patients(&self) -> impl Iterator<Item = Patient> {
-        self.patient.iter().cloned().chain(self.other_patients())
+        self.patient.iter().map(Patient::borrowed).chain(self.other_patients()).map(Patient::owned)
     }
 
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(META_VERSION);
         out.bytes(1, self.id.as_bytes());
-        out.text(2, &self.source);
+        out.text(2, self.source.as_ref());
         out.text(3, self.action.name());
         out.text(4, self.outcome.name());
         for (tag, time) in [(5, self.occurred_at), (6, self.ended_at), (7, self.effective_at)] {
@@ -192,66 +213,84 @@ impl Meta {
                 out.bytes(tag, &time.0.to_be_bytes());
             }
         }
-        out.text(8, &self.actor.id);
-        out.optional(9, self.actor.role.as_deref());
-        out.optional(10, self.actor.kind.as_deref());
-        out.optional(11, self.actor.on_behalf_of.as_deref());
+        out.text(8, self.actor.id.as_ref());
+        out.optional(9, self.actor.role.as_ref().map(S::as_ref));
+        out.optional(10, self.actor.kind.as_ref().map(S::as_ref));
+        out.optional(11, self.actor.on_behalf_of.as_ref().map(S::as_ref));
         match &self.patient {
             None => {}
-            Some(Patient::Plain(id)) => out.text(12, id),
+            Some(Patient::Plain(id)) => out.text(12, id.as_ref()),
             Some(Patient::Blind { version, token }) => {
                 out.bytes(13, &[version.to_be_bytes().as_slice(), token.as_slice()].concat());
             }
         }
         if let Some(record) = &self.record {
-            out.text(14, &record.kind);
-            out.text(15, &record.id);
-            out.optional(16, record.version.as_deref());
+            out.text(14, record.kind.as_ref());
+            out.text(15, record.id.as_ref());
+            out.optional(16, record.version.as_ref().map(S::as_ref));
         }
-        out.optional(17, self.category.as_deref());
-        out.list(18, self.sensitivity.iter().map(String::as_bytes));
-        out.text(19, &self.reason.code);
-        out.optional(20, self.reason.standard.as_deref());
-        out.optional(21, self.reason.change.as_deref());
+        out.optional(17, self.category.as_ref().map(S::as_ref));
+        out.list(18, self.sensitivity.iter().map(|it| it.as_ref().as_bytes()));
+        out.text(19, self.reason.code.as_ref());
+        out.optional(20, self.reason.standard.as_ref().map(S::as_ref));
+        out.optional(21, self.reason.change.as_ref().map(S::as_ref));
         out.bytes(22, &[u8::from(self.reason.note_given) | u8::from(self.reason.break_glass) << 1]);
-        out.list(23, self.fields.iter().map(String::as_bytes));
-        out.optional(24, self.basis.as_deref());
-        let related: Vec<_> = self.related.iter().map(|it| pair(&it.kind, &it.id)).collect();
+        out.list(23, self.fields.iter().map(|it| it.as_ref().as_bytes()));
+        out.optional(24, self.basis.as_ref().map(S::as_ref));
+        let related: Vec<_> = self.related.iter().map(|it| pair(it.kind.as_ref(), it.id.as_ref())).collect();
         out.list(25, related.iter().map(Vec::as_slice));
         for (tag, value) in (26..).zip(self.context.parts()) {
-            out.optional(tag, value.as_deref());
+            out.optional(tag, value.as_ref().map(S::as_ref));
         }
-        let facts: Vec<_> = self.facts.iter().map(|(name, value)| pair(name, value)).collect();
+        let facts: Vec<_> = self.facts.iter().map(|(name, value)| pair(name.as_ref(), value.as_ref())).collect();
         out.list(40, facts.iter().map(Vec::as_slice));
         out.finish()
     }
+}
 
+impl Meta {
     /// Reads canonical bytes back.
     ///
     /// # Errors
     /// [`NotCanonical`] for anything that [`Meta::encode`] would not write.
     pub fn decode(bytes: &[u8]) -> Result<Self, NotCanonical> {
+        Self::read(bytes)
+    }
+}
+
+impl<'a> Meta<&'a str> {
+    /// The same as [`Meta::decode`], without copying.
+    ///
+    /// # Errors
+    /// As [`Meta::decode`].
+    pub fn borrow(bytes: &'a [u8]) -> Result<Self, NotCanonical> {
+        Self::read(bytes)
+    }
+}
+
+impl<'a, S: From<&'a str> + AsRef<str> + Default> Meta<S> {
+    fn read(bytes: &'a [u8]) -> Result<Self, NotCanonical> {
         let mut read = Reader::new(bytes, META_VERSION)?;
         let id = read.array::<16>(1)?.ok_or(NotCanonical("a required field is missing"))?;
-        let source = read.required_text(2)?;
-        let action = Action::parse(&read.required_text(3)?).ok_or(NotCanonical("an unknown action"))?;
-        let outcome = Outcome::parse(&read.required_text(4)?).ok_or(NotCanonical("an unknown outcome"))?;
+        let source = read.required_text(2)?.into();
+        let action = Action::parse(read.required_text(3)?).ok_or(NotCanonical("an unknown action"))?;
+        let outcome = Outcome::parse(read.required_text(4)?).ok_or(NotCanonical("an unknown outcome"))?;
         let mut time = |tag| Ok(read.array::<8>(tag)?.map(|bytes| Timestamp(i64::from_be_bytes(bytes))));
         let (occurred_at, ended_at, effective_at) = (time(5)?, time(6)?, time(7)?);
         let actor = Actor {
-            id: read.required_text(8)?,
-            role: read.text(9)?,
-            kind: read.text(10)?,
-            on_behalf_of: read.text(11)?,
+            id: read.required_text(8)?.into(),
+            role: read.text(9)?.map(S::from),
+            kind: read.text(10)?.map(S::from),
+            on_behalf_of: read.text(11)?.map(S::from),
         };
         let patient = read_patient(&mut read)?;
         let record = read_record(&mut read)?;
-        let category = read.text(17)?;
+        let category = read.text(17)?.map(S::from);
         let sensitivity = texts(&read.list(18)?)?;
         let mut reason = Reason {
-            code: read.required_text(19)?,
-            standard: read.text(20)?,
-            change: read.text(21)?,
+            code: read.required_text(19)?.into(),
+            standard: read.text(20)?.map(S::from),
+            change: read.text(21)?.map(S::from),
             ..Reason::default()
         };
         let [flags] = read.array::<1>(22)?.ok_or(NotCanonical("a required field is missing"))?;
@@ -261,18 +300,18 @@ impl Meta {
         reason.note_given = flags & 1 != 0;
         reason.break_glass = flags & 2 != 0;
         let fields = texts(&read.list(23)?)?;
-        let basis = read.text(24)?;
+        let basis = read.text(24)?.map(S::from);
         let related = pairs(&read.list(25)?)?.into_iter().map(|(kind, id)| Related { kind, id }).collect();
         let context = Context {
-            session_id: read.text(26)?,
-            client_ip: read.text(27)?,
-            user_agent: read.text(28)?,
-            request_id: read.text(29)?,
-            facility: read.text(30)?,
-            device: read.text(31)?,
+            session_id: read.text(26)?.map(S::from),
+            client_ip: read.text(27)?.map(S::from),
+            user_agent: read.text(28)?.map(S::from),
+            request_id: read.text(29)?.map(S::from),
+            facility: read.text(30)?.map(S::from),
+            device: read.text(31)?.map(S::from),
         };
         let facts = pairs(&read.list(40)?)?;
-        if !facts.is_sorted_by(|a, b| a.0 < b.0) {
+        if !facts.is_sorted_by(|a: &(S, S), b| a.0.as_ref() < b.0.as_ref()) {
             return Err(NotCanonical("facts do not rise"));
         }
         read.finish()?;
@@ -300,15 +339,15 @@ impl Meta {
     }
 }
 
-impl Context {
+impl<S> Context<S> {
     /// The parts in the order of their tags.
-    fn parts(&self) -> [&Option<String>; 6] {
+    fn parts(&self) -> [&Option<S>; 6] {
         [&self.session_id, &self.client_ip, &self.user_agent, &self.request_id, &self.facility, &self.device]
     }
 }
 
-fn read_patient(read: &mut Reader<'_>) -> Result<Option<Patient>, NotCanonical> {
-    let plain = read.text(12)?.map(Patient::Plain);
+fn read_patient<'a, S: From<&'a str>>(read: &mut Reader<'a>) -> Result<Option<Patient<S>>, NotCanonical> {
+    let plain = read.text(12)?.map(|id| Patient::Plain(id.into()));
     let blind = read.array::<20>(13)?.map(|bytes| {
         let (version, token) = bytes.split_at(4);
         Patient::Blind {
@@ -322,10 +361,12 @@ fn read_patient(read: &mut Reader<'_>) -> Result<Option<Patient>, NotCanonical> 
     }
 }
 
-fn read_record(read: &mut Reader<'_>) -> Result<Option<Record>, NotCanonical> {
+fn read_record<'a, S: From<&'a str>>(read: &mut Reader<'a>) -> Result<Option<Record<S>>, NotCanonical> {
     match (read.text(14)?, read.text(15)?, read.text(16)?) {
         (None, None, None) => Ok(None),
-        (Some(kind), Some(id), version) => Ok(Some(Record { kind, id, version })),
+        (Some(kind), Some(id), version) => {
+            Ok(Some(Record { kind: kind.into(), id: id.into(), version: version.map(S::from) }))
+        }
         _ => Err(NotCanonical("a record is incomplete")),
     }
 }
@@ -337,26 +378,26 @@ fn pair(first: &str, second: &str) -> Vec<u8> {
     out
 }
 
-fn pairs(items: &[&[u8]]) -> Result<Vec<(String, String)>, NotCanonical> {
+fn pairs<'a, S: From<&'a str>>(items: &[&'a [u8]]) -> Result<Vec<(S, S)>, NotCanonical> {
     items
         .iter()
         .map(|item| {
             let mut rest = *item;
-            let pair = (utf8(take_prefixed(&mut rest)?)?, utf8(take_prefixed(&mut rest)?)?);
+            let pair = (utf8(take_prefixed(&mut rest)?)?.into(), utf8(take_prefixed(&mut rest)?)?.into());
             if rest.is_empty() { Ok(pair) } else { Err(NotCanonical("a pair has a tail")) }
         })
         .collect()
 }
 
-fn texts(items: &[&[u8]]) -> Result<Vec<String>, NotCanonical> {
-    items.iter().map(|item| utf8(item)).collect()
+fn texts<'a, S: From<&'a str>>(items: &[&'a [u8]]) -> Result<Vec<S>, NotCanonical> {
+    items.iter().map(|item| utf8(item).map(S::from)).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample() -> Meta {
+    pub(crate) fn sample() -> Meta {
         Meta {
             id: Uuid::from_bytes([7; 16]),
             source: "ehr".into(),

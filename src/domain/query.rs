@@ -257,9 +257,10 @@ impl Filter {
         };
         is(&self.actor, Some(&meta.actor.id))
             && self.patient.as_ref().is_none_or(|forms| {
-                forms
-                    .iter()
-                    .any(|form| meta.patient.as_ref() == Some(form) || meta.other_patients().any(|it| it == *form))
+                let is = |form: &Patient| {
+                    meta.patient.as_ref() == Some(form) || meta.other_patients().any(|it| it == form.borrowed())
+                };
+                forms.iter().any(is)
             })
             && is(&self.record_type, meta.record.as_ref().map(|it| it.kind.as_str()))
             && self.record_id.as_ref().is_none_or(|ids| meta.record.as_ref().is_some_and(|it| ids.contains(&it.id)))

@@ -339,13 +339,14 @@ impl TokenRow {
 
     fn decode(bytes: &[u8]) -> Result<Self, NotCanonical> {
         let mut read = Reader::new(bytes, 1)?;
-        let (id, label) = (read.required_text(1)?, read.required_text(2)?);
-        let role = Role::parse(&read.required_text(3)?).ok_or(NotCanonical("an unknown role"))?;
+        let (id, label) = (read.required_text(1)?.to_owned(), read.required_text(2)?.to_owned());
+        let role = Role::parse(read.required_text(3)?).ok_or(NotCanonical("an unknown role"))?;
         let hash = HashedToken(read.array::<32>(4)?.ok_or(NotCanonical("a required field is missing"))?);
         let mut time = |tag| Ok(read.array::<8>(tag)?.map(|bytes| Timestamp(i64::from_be_bytes(bytes))));
         let created_at = time(5)?.ok_or(NotCanonical("a required field is missing"))?;
         let (expires_at, revoked_at) = (time(6)?, time(7)?);
-        let allowed_sources = read.list(8)?.into_iter().map(utf8).collect::<Result<_, _>>()?;
+        let allowed_sources =
+            read.list(8)?.into_iter().map(|it| utf8(it).map(str::to_owned)).collect::<Result<_, _>>()?;
         read.finish()?;
         Ok(Self { view: TokenView { id, label, role, created_at, expires_at, revoked_at, allowed_sources }, hash })
     }

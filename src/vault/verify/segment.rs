@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use uuid::Uuid;
+
 use crate::crypto::keyring::Keyring;
 use crate::crypto::seal;
 use crate::domain::action::{Action, Kind};
-use crate::domain::index::terms;
+use crate::domain::index::Terms;
 use crate::domain::meta::Meta;
 use crate::ledger::hash::Hash;
 use crate::ledger::leaf::{Sequenced, entry_leaf};
@@ -17,6 +19,7 @@ use crate::store::sqlite::{Reader, RowRef};
 use crate::store::{SEGMENT, StoreError};
 
 use super::super::writer::seal_leaf;
+
 use super::Findings;
 
 /// Rows of one statement; short statements let a running server's checkpoints pass.
@@ -62,6 +65,7 @@ struct Check<'a> {
     expected: u64,
     /// An order-independent sum over dimension, key and position of all terms.
     index: u64,
+    terms: Terms,
 }
 
 /// Checks the rows of one segment.
@@ -83,7 +87,7 @@ pub(super) fn check(context: &Context, reader: &Reader, n: u64, range: Range<u64
         opened: 0,
         destroyed: 0,
     };
-    let mut check = Check { context, out, expected: range.start, index: 0 };
+    let mut check = Check { context, out, expected: range.start, index: 0, terms: Terms::default() };
     for from in range.clone().step_by(PIECE) {
         let to = range.end.min(from + PIECE as u64);
         let read = reader.scan(from..to, &mut |sequence, row| check.row(sequence, row));
@@ -151,8 +155,8 @@ impl Check<'_> {
         }
         self.out.leaves.push(row.leaf);
         self.time(sequence, row.received_at);
-        match Meta::decode(row.meta) {
-            Ok(meta) => self.meaning(&row, meta),
+        match Meta::borrow(row.meta) {
+            Ok(meta) => self.meaning(&row, &meta),
             Err(error) => {
                 self.out.findings.find("altered", Some(sequence), "meta", "canonical metadata", error.to_string());
             }
@@ -171,7 +175,7 @@ impl Check<'_> {
     }
 
     /// What can be checked because the metadata reads.
-    fn meaning(&mut self, row: &RowRef<'_>, meta: Meta) {
+    fn meaning(&mut self, row: &RowRef<'_>, meta: &Meta<&str>) {
         let secret = &self.context.secret;
         let patient = meta.patient.as_ref().map_or(0, |it| secret.hash_one(it) | 1);
         if patient != 0 || (row.patient_previous, row.patient_number) != (0, 0) {
@@ -184,11 +188,11 @@ impl Check<'_> {
         }
         self.out.seals.push(seal_leaf(meta.id, row.sealed));
         let within = u16::try_from(row.sequence % SEGMENT).expect("a position within a segment has 16 bits");
-        for term in terms(&meta) {
+        for term in self.terms.of(meta) {
             self.index = self.index.wrapping_add(posting(secret, term.dimension as u8, term.key, within));
         }
         if let Some(keyring) = &self.context.keyring {
-            self.open(keyring.clone(), row, &meta);
+            self.open(keyring.clone(), row, meta.id);
         }
         let changes = [
             Action::KEY_ROTATE,
@@ -202,15 +206,15 @@ impl Check<'_> {
             Action::VAULT_RESTORE,
         ];
         if meta.action.kind() == Kind::Vault && changes.contains(&meta.action) {
-            self.out.own.push((row.sequence, meta));
+            self.out.own.extend(Meta::decode(row.meta).map(|meta| (row.sequence, meta)));
         }
     }
 
     /// With keys: the values open, and are those the ledger committed to.
-    fn open(&mut self, keyring: Arc<Keyring>, row: &RowRef<'_>, meta: &Meta) {
+    fn open(&mut self, keyring: Arc<Keyring>, row: &RowRef<'_>, id: Uuid) {
         let Ok(header) = seal::header(row.sealed) else { return };
         let result = match keyring.opening(header) {
-            Some(keys) => seal::open(&keys, meta.id.as_bytes(), row.meta, row.sealed, row.commitment).map(|_| true),
+            Some(keys) => seal::open(&keys, id.as_bytes(), row.meta, row.sealed, row.commitment).map(|_| true),
             None if keyring.knows(header) => Ok(false),
             None => Err(seal::OpenError::Rejected),
         };
