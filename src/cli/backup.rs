@@ -130,7 +130,8 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let known = last_known.is_some();
     let restored = unpack(args, &settings, &local::key_paths(&settings), &unlock, last_known)?;
     let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
-    let vault = local::open_restored(&settings, &unlock, Some(restored))?;
+    let vault = local::open_restored(&settings, &unlock, Some(restored))
+        .inspect_err(|_| vault::undo_restore(&settings.storage.data_dir, &local::key_paths(&settings)))?;
     let origin = vault.origin().to_owned();
     let problems = vault.readiness().problems;
     vault.stop()?;

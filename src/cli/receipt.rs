@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
+use crate::ledger::checkpoint::CheckpointError;
 use crate::ledger::hash::{Hash, leaf_hash};
-use crate::ledger::note::VerifierKey;
-use crate::ledger::policy::{Opened, Policy};
-use crate::ledger::receipt::TlogProof;
+use crate::ledger::note::{NoteError, VerifierKey};
+use crate::ledger::policy::{Opened, Policy, PolicyError};
+use crate::ledger::receipt::{ReceiptError, TlogProof};
 
 use super::client::terminal;
 
@@ -78,6 +79,7 @@ impl Trust {
 #[derive(Deserialize)]
 struct EntryFile {
     leaf_hash: String,
+    sequence: Option<u64>,
     leaf_data: Option<String>,
 }
 
@@ -87,16 +89,37 @@ struct EntryFile {
 /// A sentence when nothing could be told.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let policy = args.trust.policy()?;
-    let leaf = leaf_of(&args.what)?;
+    let (leaf, sequence) = leaf_of(&args.what)?;
     let text = read(&args.receipt)?;
-    let result = TlogProof::parse(&text).and_then(|proof| Ok((proof.verify(&leaf, &policy)?, proof.index)));
+    let result = match TlogProof::parse(&text) {
+        Ok(proof) if sequence.is_some_and(|it| it != proof.index) => {
+            Err(format!("the receipt is of entry {}, the file given of another", proof.index))
+        }
+        Ok(proof) => proof.verify(&leaf, &policy).map(|opened| (opened, proof.index)).map_err(|it| told(&it)),
+        Err(error) => Err(error.to_string()),
+    };
     let (code, shown) = match result {
         Ok((opened, index)) => (0, holds(&opened, index, args.json)?),
-        Err(error) if args.json => (1, serde_json::json!({"holds": false, "error": error.to_string()}).to_string()),
+        Err(error) if args.json => (1, serde_json::json!({"holds": false, "error": error}).to_string()),
         Err(error) => (1, format!("it does NOT hold: {error}")),
     };
     terminal::print(&shown)?;
     Ok(ExitCode::from(code))
+}
+
+/// Why a receipt does not hold, with what most often is behind it.
+fn told(error: &ReceiptError) -> String {
+    let unsigned = |note: &NoteError| matches!(note, NoteError::NoTrustedSignature);
+    match error {
+        ReceiptError::Checkpoint(PolicyError::Note(note) | PolicyError::Checkpoint(CheckpointError::Note(note)))
+            if unsigned(note) =>
+        {
+            format!(
+                "{error}. If the ledger changed its signing key meanwhile, give the public key of that time (or of now)"
+            )
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn holds(opened: &Opened, index: u64, json: bool) -> anyhow::Result<String> {
@@ -118,9 +141,10 @@ fn holds(opened: &Opened, index: u64, json: bool) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn leaf_of(what: &What) -> anyhow::Result<Hash> {
+fn leaf_of(what: &What) -> anyhow::Result<(Hash, Option<u64>)> {
     if let Some(text) = &what.leaf {
-        return Hash::from_hex(text).ok_or(anyhow!("--leaf takes 64 hex digits"));
+        let leaf = Hash::from_hex(text).ok_or(anyhow!("--leaf takes 64 hex digits"))?;
+        return Ok((leaf, None));
     }
     let path = what.entry.as_deref().ok_or(anyhow!("give --leaf or --entry"))?;
     let file: EntryFile = serde_json::from_str(&read(path)?)
@@ -128,9 +152,9 @@ fn leaf_of(what: &What) -> anyhow::Result<Hash> {
     let stated =
         Hash::from_hex(&file.leaf_hash).ok_or(anyhow!("the leaf_hash in {} is not 64 hex digits", path.display()))?;
     match file.leaf_data.map(hex::decode) {
-        None => Ok(stated),
+        None => Ok((stated, file.sequence)),
         // The bytes decide; what is stated beside them must agree.
-        Some(Ok(data)) if leaf_hash(&data) == stated => Ok(stated),
+        Some(Ok(data)) if leaf_hash(&data) == stated => Ok((stated, file.sequence)),
         Some(_) => bail!("the leaf_data in {} does not have the leaf_hash beside it", path.display()),
     }
 }

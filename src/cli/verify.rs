@@ -158,7 +158,7 @@ pub fn describe(report: &VerifyReport) -> String {
         Verdict::Altered => {
             let count = report.findings.len() as u64 + report.more_findings;
             let plural = if count == 1 { "" } else { "s" };
-            lines.push(format!("ALTERED: {count} finding{plural} in {entries} entries of {}.", report.origin));
+            lines.push(format!("ALTERED: {count} finding{plural}; {entries} entries of {} were read.", report.origin));
         }
         Verdict::Unsure => lines.push("could not tell.".to_owned()),
     }
@@ -169,10 +169,9 @@ pub fn describe(report: &VerifyReport) -> String {
         lines.push(format!("That checkpoint was cosigned by {}.", report.witnesses.join(", ")));
     }
     if let Some(opened) = report.values_opened {
-        let destroyed = report.values_destroyed.unwrap_or(0);
-        lines.push(format!(
-            "The values of {opened} entries were opened and checked; of {destroyed} the key was destroyed."
-        ));
+        let (destroyed, were) =
+            (report.values_destroyed.unwrap_or(0), if opened == 1 { "entry was" } else { "entries were" });
+        lines.push(format!("The values of {opened} {were} opened and checked; of {destroyed} the key was destroyed."));
     }
     lines.push(format!("root {}", report.root));
     lines.extend(report.findings.iter().map(|finding| format!("- {}", terminal::escape(&finding.to_string()))));

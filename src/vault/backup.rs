@@ -116,20 +116,47 @@ pub struct RestoreAsked<'a> {
 /// that in its first entry.
 ///
 /// # Errors
-/// One sentence with the remedy. What was made before the failure stays and is named; the backup is never touched.
+/// One sentence with the remedy. Then nothing is left of what was made; the backup is never touched.
 pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
-    let RestoreAsked { backup, data, keys, keyring, unlock, last_known, newer_key, name, progress } = asked;
-    let database = database(data);
+    let (database, keys) = (database(asked.data), asked.keys);
     let all = [&database, &keys.keyring, &keys.signing_key, &keys.verifier_key(), &keys.lock];
     if let Some(there) = all.into_iter().find(|it| it.exists()) {
         return Err(format!("{} exists already; a vault is never overwritten. Nothing was changed.", there.display()));
     }
+    let data = asked.data;
+    lay_out(asked).inspect_err(|_| undo_restore(data, keys))
+}
+
+/// Removes what a restore made that did not come to its end. Only called when nothing of it was there before.
+pub fn undo_restore(data: &Path, keys: &KeyPaths) {
+    let database = database(data);
+    let mut database_parts = vec![database.clone(), database.with_file_name("vault.pid")];
+    database_parts.extend(["-wal", "-shm"].map(|end| {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(end);
+        database.with_file_name(name)
+    }));
+    let key_files = [keys.keyring.clone(), keys.signing_key.clone(), keys.verifier_key(), keys.lock.clone()];
+    let all: Vec<_> = database_parts.into_iter().chain(key_files).collect();
+    // What cannot be removed is named by the next attempt.
+    all.iter().for_each(|path| drop(std::fs::remove_file(path)));
+}
+
+fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
+    let RestoreAsked { backup, data, keys, keyring, unlock, last_known, newer_key, name, progress } = asked;
+    let database = database(data);
     let text = keyfile::read_private(keyring, "keyring").map_err(|error| error.to_string())?;
     Keyring::decode(&text, unlock)
         .map_err(|error| format!("The keyring {} does not open: {error}.", keyring.display()))?;
     keyfile::create_folder(data).map_err(|error| error.to_string())?;
     let work = Work::beside(&database)?;
-    unpack(backup, &work).map_err(|error| format!("{} is no whole backup: {error}", backup.display()))?;
+    unpack(backup, &work).map_err(|error| {
+        let shown = backup.display();
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => format!("{shown} is no whole backup: it ends early."),
+            _ => format!("{shown} is no whole backup: {error}."),
+        }
+    })?;
     let manifest: Manifest = serde_json::from_str(&work.read(MANIFEST)?)
         .map_err(|_| format!("The manifest in {} does not read.", backup.display()))?;
     if manifest.format != 1 {
@@ -257,7 +284,10 @@ fn unpack(backup: &Path, work: &Work) -> std::io::Result<()> {
         }
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(work.path(name))?;
-        std::io::copy(&mut item, &mut file)?;
+        let size = item.size();
+        if std::io::copy(&mut item, &mut file)? != size {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         file.sync_all()?;
     }
     Ok(())

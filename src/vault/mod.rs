@@ -44,7 +44,7 @@ mod writer;
 pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
 pub use crate::crypto::keyring::{Keyring, file_digest as keyring_digest};
 pub use crate::ledger::tiles::TileName;
-pub use backup::{Manifest, RestoreAsked, back_up, restore};
+pub use backup::{Manifest, RestoreAsked, back_up, restore, undo_restore};
 pub use disclosure::{Disclosure, verify_disclosure};
 pub use error::{OpenError, VaultError};
 pub use evidence::{Consistency, Leaf, Proof};

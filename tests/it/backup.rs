@@ -92,10 +92,10 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let told = report["notes"][0].as_str().unwrap();
-    assert!(told.contains("begins this ledger over") && told.contains(old_key.name()), "{told}");
+    assert!(told.contains("begins over entries of another") && told.contains(old_key.name()), "{told}");
     let old_size: u64 = last.lines().nth(1).unwrap().parse().unwrap();
-    let restored: u64 = told.split_whitespace().nth(6).unwrap().parse().unwrap();
-    assert!(told.contains(&format!("of which {} entries are missing", old_size - restored)), "{told}, {old_size}");
+    let restored: u64 = told.split_whitespace().nth(7).unwrap().parse().unwrap();
+    assert!(told.contains(&format!("{} are missing", old_size - restored)), "{told}, {old_size}");
 
     // What it held is there: tokens work, values open, and it goes on.
     let server = serve(&new, &[]).unwrap();
@@ -115,7 +115,18 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
     let leaf = kept["leaf_hash"].as_str().unwrap();
     run(0, &["verify-receipt", "--leaf", leaf, "--vkey", &old_key.to_string()], &[("", &there.path("receipt"))]);
     run(1, &["verify-receipt", "--leaf", leaf, "--vkey", &new_key.to_string()], &[("", &there.path("receipt"))]);
-    run(1, &["verify"], &[("--dir", &new), ("--since", &there.path("last"))]);
+    let said = run(1, &["verify"], &[("--dir", &new), ("--since", &there.path("last"))]);
+    assert!(said.contains("not_restored") && said.contains(old_key.name()), "{said}");
+    // A receipt of one entry does not hold for another.
+    let other = json!({"leaf_hash": leaf, "sequence": kept["sequence"].as_u64().unwrap() + 1});
+    std::fs::write(there.path("other"), other.to_string()).unwrap();
+    let files = [("", there.path("receipt")), ("--entry", there.path("other"))];
+    let said = run(
+        1,
+        &["verify-receipt", "--vkey", &old_key.to_string()],
+        &[(files[0].0, &files[0].1), (files[1].0, &files[1].1)],
+    );
+    assert!(said.contains("of another"), "{said}");
     std::fs::copy(unlock_file(app.dir()), unlock_file(&new)).unwrap();
     check_vault(&new);
     app.finish();
@@ -189,7 +200,7 @@ async fn a_backup_from_before_a_change_of_the_signing_key_is_held_against_a_chec
     let said = there.restore(2, &app, "backup", "a", &more);
     assert!(said.contains("give the newer public key too (--vkey)"), "{said}");
     more.push(("--vkey", &newer));
-    let said = there.restore(0, &app, "backup", "b", &more);
+    let said = there.restore(0, &app, "backup", "a", &more);
     assert!(said.contains("are MISSING; the ledger says so"), "{said}");
     app.finish();
 }

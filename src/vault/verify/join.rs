@@ -20,7 +20,7 @@ use super::super::open::DAMAGED;
 use super::super::standing::{LEDGER, Standing, VERIFIER_KEY, digest_of};
 use super::super::writer::Unsealed;
 use super::segment::{Context, Segment, check, compare_tile};
-use super::{Findings, Mark, Report, Verdict, Witnessed};
+use super::{Finding, Findings, Mark, Report, Verdict, Witnessed};
 
 /// The most threads; beyond this the joining is the limit.
 const MAX_THREADS: usize = 16;
@@ -45,8 +45,8 @@ pub(super) struct Join {
     heads: HashMap<u64, (u64, u64)>,
     unsealed: Unsealed,
     standing: Standing,
-    /// What restores said.
-    restores: Vec<String>,
+    /// The restores on the way.
+    restores: Vec<Meta>,
     ids: Vec<u64>,
     first: Option<Meta>,
     /// The digest of the keyring file, if values are opened.
@@ -215,13 +215,7 @@ impl Join {
                 self.keys.push(key);
             }
             if meta.action == Action::VAULT_RESTORE {
-                let fact = |name| meta.fact(name).unwrap_or("an unknown number of");
-                self.restores.push(format!(
-                    "Entry {sequence} begins this ledger over {} entries of {}, of which {} entries are missing as far as is known.",
-                    fact("restored_entries"),
-                    fact("continues"),
-                    fact("missing_entries")
-                ));
+                self.restores.push(meta.clone());
             }
             for damaged in meta.fact(DAMAGED).unwrap_or_default().split_whitespace() {
                 let found = format!("others; the vault told so at a start (entry {sequence})");
@@ -335,6 +329,7 @@ impl Join {
             let wanted = format!("at least {} entries, as signed", mark.checkpoint.size);
             self.findings.find(code, Some(size), place, wanted, size.to_string());
         }
+        self.name_predecessor();
         let origin = self.key.name().to_owned();
         if size > 0 && !unread && !self.keys.contains(&self.key) {
             let found = self.first.as_ref().and_then(|it| it.fact(LEDGER)).unwrap_or("none").to_owned();
@@ -370,9 +365,30 @@ impl Join {
         }
     }
 
+    /// An older checkpoint may be of the ledger that this one continues from a backup, and cover what was not restored.
+    fn name_predecessor(&mut self) {
+        let Some(since) = self.marks.iter().find(|it| it.name == "since").or(self.since_note.as_ref()) else { return };
+        let origin = &since.checkpoint.origin;
+        let Some(restore) = self.restores.iter().find(|it| it.fact("continues") == Some(origin)) else { return };
+        let restored = restore.fact("restored_entries").and_then(|it| it.parse().ok()).unwrap_or(0);
+        if since.checkpoint.size > restored {
+            let place = format!("the ledger {origin}, which this one continues; {}", told(restore));
+            let differs = |it: &&mut Finding| ["since_differs", "behind_since"].contains(&it.code);
+            if let Some(finding) = self.findings.kept.iter_mut().find(differs) {
+                (finding.code, finding.place) = ("not_restored", place);
+                finding.expected = format!("the {} entries of the older checkpoint", since.checkpoint.size);
+                finding.found = format!("the first {restored} of them");
+            }
+        }
+    }
+
     /// What could not be excluded.
     fn notes(&self, size: u64) -> Vec<String> {
-        let mut notes = self.restores.clone();
+        let mut notes: Vec<_> = self
+            .restores
+            .iter()
+            .map(|it| format!("This ledger begins over entries of another: {}.", told(it)))
+            .collect();
         match self.since_size {
             None => notes.push(
                 "That database and lock were rolled back together is not excluded: compare with a checkpoint kept elsewhere (--since)."
@@ -403,6 +419,17 @@ impl Join {
         }
         notes
     }
+}
+
+/// What a restore says of itself.
+fn told(restore: &Meta) -> String {
+    let fact = |name| restore.fact(name).unwrap_or("an unknown number of");
+    format!(
+        "{} entries of {} were restored from a backup, {} are missing as far as was known",
+        fact("restored_entries"),
+        fact("continues"),
+        fact("missing_entries")
+    )
 }
 
 /// Takes segments until there are none left.
