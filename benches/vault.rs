@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use phivault::config::Settings;
 use phivault::domain::caller::{Caller, Role};
 use phivault::domain::query::QueryIn;
+use phivault::domain::retention::Retention;
 use phivault::domain::rules::{NoOp, Rules};
 use phivault::domain::submission::{ReasonIn, Submission};
 use phivault::domain::{json, time::Clock, time::Timestamp};
@@ -249,15 +250,20 @@ fn create(dir: &Path) {
 
 fn open(dir: &Path) -> Vault {
     let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
+    let retention = Retention::parse(include_str!("../config/retention.toml")).expect("the classes read");
     Vault::open(Opening {
         data: dir.join("data"),
         keys: KeyPaths::in_folder(&dir.join("keys")),
         unlock: &unlock,
         settings: vault::Settings {
-            rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep },
+            rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep, retention },
             blind_patients: false,
             queue_kib: 65_536,
             scrub_per_second: 0,
+            two_person: false,
+            approval_seconds: 60,
+            reencrypt_per_second: 0,
+            keyring_backup_days: 30,
         },
         vocabulary: REASONS,
         clock: Arc::new(WallClock),

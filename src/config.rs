@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::domain::retention::Retention;
 use crate::domain::rules::{NoOp, Rules};
 
 /// All settings. `config/default.toml` documents each one and holds the defaults.
@@ -17,6 +18,8 @@ pub struct Settings {
     pub storage: Storage,
     /// Where key files lie and how the keyring is unlocked.
     pub keys: Keys,
+    /// What takes two administrators.
+    pub admin: Admin,
     /// The rules for entries.
     pub entries: Entries,
     /// What is bounded.
@@ -63,6 +66,22 @@ pub struct Keys {
     pub passphrase_fd: Option<i32>,
     /// A key file instead of a passphrase.
     pub key_file: Option<PathBuf>,
+    /// A command whose standard output is the key, such as that of a KMS or HSM; program and arguments.
+    pub command: Option<Vec<String>>,
+    /// Entries a second that a re-encryption moves unless it is asked for another rate; 0: no bound.
+    pub reencrypt_per_second: u64,
+    /// How long backups of the keyring are kept, days.
+    pub backup_days: i64,
+}
+
+/// `[admin]`
+#[derive(Deserialize, Clone, PartialEq, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Whether what cannot be undone needs a second administrator.
+    pub two_person: bool,
+    /// How long a request waits for one, seconds.
+    pub approval_seconds: i64,
 }
 
 /// How patient ids rest.
@@ -89,6 +108,8 @@ pub struct Entries {
     pub max_skew_seconds: i64,
     /// The reason vocabulary; the built-in one if absent.
     pub reasons: Option<PathBuf>,
+    /// The retention classes; the built-in ones if absent.
+    pub retention: Option<PathBuf>,
 }
 
 /// `[limits]`
@@ -170,7 +191,16 @@ impl Default for Keys {
             passphrase_file: None,
             passphrase_fd: None,
             key_file: None,
+            command: None,
+            reencrypt_per_second: 5_000,
+            backup_days: 30,
         }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { two_person: true, approval_seconds: 86_400 }
     }
 }
 
@@ -182,6 +212,7 @@ impl Default for Entries {
             no_op: NoOp::Keep,
             max_skew_seconds: 300,
             reasons: None,
+            retention: None,
         }
     }
 }
@@ -274,12 +305,13 @@ impl Settings {
     }
 
     /// The rules for entries.
-    pub fn rules(&self) -> Rules {
+    pub fn rules(&self, retention: Retention) -> Rules {
         let entries = &self.entries;
         Rules {
             require_patient: entries.require_patient,
             max_skew_seconds: entries.max_skew_seconds,
             no_op: entries.no_op,
+            retention,
         }
     }
 
@@ -291,6 +323,7 @@ impl Settings {
             keys.passphrase_file.as_mut(),
             keys.key_file.as_mut(),
             self.entries.reasons.as_mut(),
+            self.entries.retention.as_mut(),
             evidence.policy.as_mut(),
             evidence.anchor_file.as_mut(),
         ];
@@ -304,11 +337,16 @@ impl Settings {
     fn check(&self) -> Result<(), ConfigError> {
         self.listen()?;
         let (limits, keys) = (&self.limits, &self.keys);
-        let ways = [keys.passphrase_file.is_some(), keys.passphrase_fd.is_some(), keys.key_file.is_some()];
+        let ways = [
+            keys.passphrase_file.is_some(),
+            keys.passphrase_fd.is_some(),
+            keys.key_file.is_some(),
+            keys.command.is_some(),
+        ];
         let rules = [
             (
                 ways.into_iter().filter(|it| *it).count() <= 1,
-                "keys: set one of passphrase_file, passphrase_fd and key_file, not several.",
+                "keys: set one of passphrase_file, passphrase_fd, key_file and command, not several.",
             ),
             ((1..=64 << 20).contains(&limits.body_bytes), "limits.body_bytes is 1 to 67108864."),
             ((1..=256 << 20).contains(&limits.batch_bytes), "limits.batch_bytes is 1 to 268435456."),
@@ -322,6 +360,10 @@ impl Settings {
             ((1..=600).contains(&limits.write_seconds), "limits.write_seconds is 1 to 600."),
             ((1_024..=4 << 20).contains(&limits.queue_kib), "limits.queue_kib is 1024 to 4194304."),
             ((1..=100_000).contains(&self.server.connections), "server.connections is 1 to 100000."),
+            (keys.command.as_ref().is_none_or(|it| !it.is_empty()), "keys.command is a program and its arguments."),
+            (keys.reencrypt_per_second <= 10_000_000, "keys.reencrypt_per_second is 0 to 10000000."),
+            ((0..=36_500).contains(&keys.backup_days), "keys.backup_days is 0 to 36500."),
+            ((60..=2_592_000).contains(&self.admin.approval_seconds), "admin.approval_seconds is 60 to 2592000."),
             (self.evidence.scrub_per_second <= 1_000_000, "evidence.scrub_per_second is 0 to 1000000."),
             ((1..=86_400).contains(&self.evidence.anchor_seconds), "evidence.anchor_seconds is 1 to 86400."),
             ((0..=86_400).contains(&self.entries.max_skew_seconds), "entries.max_skew_seconds is 0 to 86400."),

@@ -163,12 +163,16 @@ pub fn create_folder(path: &Path) -> Result<(), FileError> {
 /// [`FileError`].
 pub fn read_key_file(path: &Path) -> Result<Unlock, FileError> {
     let text = read_private(path, "key file")?;
-    let bytes = hex::decode(text.trim()).map(Zeroizing::new).ok();
-    let secret = bytes.and_then(|it| Secret::from_slice(&it));
-    secret.map(Unlock::KeyFile).ok_or_else(|| {
+    key_of_text(&text).ok_or_else(|| {
         let make = "openssl rand -hex 32";
         FileError::new(format!("The key file {} does not hold 64 hex digits. Make one with: {make}", path.display()))
     })
+}
+
+/// A key written as 64 hex digits.
+pub fn key_of_text(text: &str) -> Option<Unlock> {
+    let bytes = hex::decode(text.trim()).map(Zeroizing::new).ok()?;
+    Secret::from_slice(&bytes).map(Unlock::KeyFile)
 }
 
 /// Makes a key file with fresh random digits.

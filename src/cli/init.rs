@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let unlock = match &args.key_file {
         Some(path) => keyfile::read_key_file(path)?,
-        None => new_passphrase(args)?,
+        None => new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd)?,
     };
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
@@ -111,10 +111,11 @@ pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: 
     Ok(token)
 }
 
-fn new_passphrase(args: &Args) -> anyhow::Result<Unlock> {
+/// A new passphrase from a file or descriptor, or asked for twice.
+pub(super) fn new_passphrase(file: Option<&Path>, fd: Option<i32>) -> anyhow::Result<Unlock> {
     let unlock = local::passphrase(
-        args.passphrase_file.as_deref(),
-        args.passphrase_fd,
+        file,
+        fd,
         "give --passphrase-file, --passphrase-fd or --key-file, or run it on a terminal",
         || {
             let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the keyring: ")?);

@@ -1,16 +1,26 @@
-//! `phivault keys`: lists and rotates the data keys of a running vault.
+//! `phivault keys`: the data keys of a running vault, and who opens its keyring.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::cli::admin::{self, Because};
 use crate::cli::client::terminal::{self, moment};
 use crate::cli::client::{Client, ConnectArgs};
+use crate::cli::init;
+use crate::keyfile;
+use crate::vault::{Cost, MAIN_SLOT, Slot};
 
-/// List and rotate the keys that seal values (needs the role admin)
+/// How often a re-encryption is asked how far it got.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// List, rotate, re-encrypt and destroy the keys that seal values, and change who opens the keyring (needs the role admin)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -25,12 +35,28 @@ enum Command {
     ///
     /// Nothing stops meanwhile, no leaf hash changes, and proofs given earlier stay valid. Earlier versions stay in
     /// the keyring to reveal what they sealed. Back up the keyring file afterwards: the old backup lacks the new key.
-    Rotate(Rotate),
+    Rotate(Because),
     /// Make a new key that signs checkpoints, and print its public half
     ///
     /// The ledger announces it, and one checkpoint is signed by both keys. Older checkpoints and receipts stay valid under the
     /// older public key, so keep that one too. Give the new one to auditors and witnesses, and back up the key file.
-    RotateSigning(Rotate),
+    RotateSigning(Because),
+    /// Move everything to the newest data key, in the background, and show how far it got
+    ///
+    /// Each value is opened and held against its commitment before it is sealed again. No leaf hash changes, no proof breaks.
+    /// After a stop or a crash, run it again: it goes on where it was.
+    ReEncrypt(ReEncrypt),
+    /// Destroy a retired version that seals nothing any more; a second administrator approves it
+    Destroy(Destroy),
+    /// Change the passphrase or key file that opens the keyring; a second administrator approves it
+    ///
+    /// Only the public half of the new slot is sent; the passphrase never leaves this computer. If the vault itself unlocks with
+    /// it, put the new one where its settings say before its next start.
+    Rewrap(SlotArgs),
+    /// Add a slot that opens the keyring as well, such as a recovery passphrase in a safe; a second administrator approves it
+    AddSlot(SlotArgs),
+    /// Remove a slot; a second administrator approves it
+    RemoveSlot(RemoveSlot),
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,21 +70,59 @@ struct List {
 }
 
 #[derive(Debug, clap::Args)]
-struct Rotate {
-    /// Why, as a code of the vault's vocabulary, such as HSYSADMIN
-    #[arg(long, value_name = "CODE")]
-    reason: String,
+struct ReEncrypt {
+    /// Entries a second at most; 0: as fast as it goes [default: keys.reencrypt_per_second of the vault]
+    #[arg(long, value_name = "N")]
+    per_second: Option<u64>,
 
-    /// Why, in words (kept sealed)
-    #[arg(long, value_name = "TEXT")]
-    note: Option<String>,
-
-    /// Print JSON
+    /// Do not wait until it is done
     #[arg(long)]
-    json: bool,
+    no_wait: bool,
 
     #[command(flatten)]
-    connect: ConnectArgs,
+    because: Because,
+}
+
+#[derive(Debug, clap::Args)]
+struct Destroy {
+    /// The version
+    #[arg(value_name = "VERSION")]
+    version: u32,
+
+    #[command(flatten)]
+    because: Because,
+}
+
+#[derive(Debug, clap::Args)]
+struct SlotArgs {
+    /// The slot
+    #[arg(long, value_name = "NAME", default_value = MAIN_SLOT)]
+    slot: String,
+
+    /// A file whose first line is the new passphrase (the prompt if neither is given)
+    #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
+    new_passphrase_file: Option<PathBuf>,
+
+    /// A new key file with 64 hex digits (make one: openssl rand -hex 32)
+    #[arg(long, value_name = "FILE")]
+    new_key_file: Option<PathBuf>,
+
+    /// Memory for stretching the passphrase, MiB (Argon2id, RFC 9106)
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
+    argon2_mib: u32,
+
+    #[command(flatten)]
+    because: Because,
+}
+
+#[derive(Debug, clap::Args)]
+struct RemoveSlot {
+    /// The slot
+    #[arg(value_name = "NAME")]
+    slot: String,
+
+    #[command(flatten)]
+    because: Because,
 }
 
 /// Does what the subcommand says.
@@ -68,16 +132,102 @@ struct Rotate {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::List(args) => list(args).await?,
-        Command::Rotate(args) => {
-            let answer = change(&args, "rotate").await?;
-            show(&args, answer, |answer| Ok(rotation(&serde_json::from_value(answer).context(UNEXPECTED)?)))?;
+        Command::Rotate(because) => {
+            let answer = change(&because, "rotate").await?;
+            let shown = serde_json::from_value(answer.clone()).context(UNEXPECTED)?;
+            because.show(&answer, |_| rotation(&shown))?;
         }
-        Command::RotateSigning(args) => {
-            let answer = change(&args, "rotate-signing").await?;
-            show(&args, answer, |answer| Ok(new_signing_key(&serde_json::from_value(answer).context(UNEXPECTED)?)))?;
+        Command::RotateSigning(because) => {
+            let answer = change(&because, "rotate-signing").await?;
+            let shown = serde_json::from_value(answer.clone()).context(UNEXPECTED)?;
+            because.show(&answer, |_| new_signing_key(&shown))?;
+        }
+        Command::ReEncrypt(args) => reencrypt(args).await?,
+        Command::Destroy(Destroy { version, because }) => {
+            return admin::ask(&because, json!({"operation": "key_destroy", "version": version})).await;
+        }
+        Command::Rewrap(args) => return put_slot(args, true).await,
+        Command::AddSlot(args) => return put_slot(args, false).await,
+        Command::RemoveSlot(RemoveSlot { slot, because }) => {
+            return admin::ask(&because, json!({"operation": "slot_remove", "name": slot})).await;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the slot here, where the passphrase is, and sends what is public of it.
+async fn put_slot(args: SlotArgs, replaces: bool) -> anyhow::Result<ExitCode> {
+    let names = slots(&args.because).await?;
+    if names.contains(&args.slot) != replaces {
+        bail!(
+            "There is {} slot {:?}; the keyring has {}. Nothing was changed.",
+            if replaces { "no" } else { "already a" },
+            args.slot,
+            names.join(", ")
+        );
+    }
+    let unlock = match &args.new_key_file {
+        Some(path) => keyfile::read_key_file(path)?,
+        None if args.new_passphrase_file.is_none() && std::env::var_os("PHIVAULT_PASSPHRASE").is_some() => {
+            bail!("PHIVAULT_PASSPHRASE is set, and is likely the old one. Give --new-passphrase-file, or unset it.");
+        }
+        None => init::new_passphrase(args.new_passphrase_file.as_deref(), None)?,
+    };
+    let cost = Cost { memory_kib: args.argon2_mib * 1024, ..Cost::default() };
+    let slot = Slot::of(&args.slot, &unlock, cost).context("the new slot could not be made")?;
+    admin::ask(&args.because, json!({"operation": "slot_put", "slot": slot})).await
+}
+
+async fn slots(because: &Because) -> anyhow::Result<Vec<String>> {
+    let keyring: Keyring = Client::connect(&because.connect)?.get(&["v1", "keys"], &[]).await?;
+    Ok(keyring.slots)
+}
+
+async fn reencrypt(args: ReEncrypt) -> anyhow::Result<()> {
+    let ReEncrypt { per_second, no_wait, because } = args;
+    let mut body = json!({"reason": because.reason()});
+    if let Some(rate) = per_second {
+        body["per_second"] = json!(rate);
+    }
+    let path = ["v1", "keys", "re-encrypt"];
+    let mut answer = because.send(&path, &body).await?;
+    if no_wait {
+        return because.show(&answer, moved);
+    }
+    let client = Client::connect(&because.connect)?;
+    let bar = ProgressBar::new(answer["total"].as_u64().unwrap_or(0));
+    if let Ok(style) =
+        ProgressStyle::with_template("re-encrypting {bar:30} {human_pos}/{human_len} entries, {per_sec}, {eta} left")
+    {
+        bar.set_style(style);
+    }
+    while answer["running"] == json!(true) {
+        bar.set_position(answer["done"].as_u64().unwrap_or(0));
+        tokio::time::sleep(LOOK_EVERY).await;
+        answer = client.get(&path, &[]).await.context("it goes on in the vault; `phivault keys list` shows how far")?;
+    }
+    bar.finish_and_clear();
+    because.show(&answer, moved)?;
+    match answer["problem"].as_str() {
+        Some(problem) => bail!("{}", terminal::escape(problem)),
+        None => Ok(()),
+    }
+}
+
+fn moved(answer: &Value) -> String {
+    let number = |name: &str| answer[name].as_u64().unwrap_or(0);
+    let mut text =
+        format!("{} of {} entries are under version {} now.", number("done"), number("total"), number("version"));
+    if answer["running"] == json!(true) {
+        text = format!("It goes on in the background: {text}");
+    }
+    if number("damaged") > 0 {
+        text.push_str(&format!(
+            "\nThe values of {} do not open and were left as they are; the ledger names them. Run phivault verify --keyring.",
+            number("damaged")
+        ));
+    }
+    text
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +235,8 @@ struct Keyring {
     keyring_generation: u64,
     active: u64,
     versions: Vec<Version>,
+    #[serde(default)]
+    slots: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,6 +245,9 @@ struct Version {
     state: String,
     created_at: String,
     retired_at: Option<String>,
+    destroyed_at: Option<String>,
+    #[serde(default)]
+    entries: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,9 +264,6 @@ struct SigningRotated {
 }
 
 const UNEXPECTED: &str = "the vault's answer has an unexpected form: try --json";
-const ROTATED_PERHAPS: &str =
-    "the key may have been rotated all the same (see `phivault keys list` before another try)";
-
 async fn list(args: List) -> anyhow::Result<()> {
     let answer: Value = Client::connect(&args.connect)?.get(&["v1", "keys"], &[]).await?;
     let text = if args.json {
@@ -123,33 +275,33 @@ async fn list(args: List) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sent once only: a rotation whose answer was lost may have happened, and a second one would be another.
-async fn change(args: &Rotate, what: &str) -> anyhow::Result<Value> {
-    let mut reason = json!({"code": args.reason});
-    if let Some(note) = &args.note {
-        reason["note"] = json!(note);
-    }
-    let client = Client::connect(&args.connect)?;
-    client.post(&["v1", "keys", what], &json!({"reason": reason})).await.map_err(|problem| {
-        let uncertain = problem.is_uncertain();
-        let error = anyhow::Error::new(problem);
-        if uncertain { error.context(ROTATED_PERHAPS) } else { error }
-    })
-}
-
-fn show(args: &Rotate, answer: Value, words: impl FnOnce(Value) -> anyhow::Result<String>) -> anyhow::Result<()> {
-    terminal::print(&if args.json { terminal::json(&answer)? } else { words(answer)? })?;
-    Ok(())
+async fn change(because: &Because, what: &str) -> anyhow::Result<Value> {
+    because.send(&["v1", "keys", what], &json!({"reason": because.reason()})).await
 }
 
 fn overview(keyring: &Keyring) -> String {
     let row = |version: &Version| {
-        let retired = version.retired_at.as_deref().map_or(String::new(), |at| moment(at, None));
-        vec![version.version.to_string(), version.state.clone(), moment(&version.created_at, None), retired]
+        let at = |time: &Option<String>| time.as_deref().map_or(String::new(), |at| moment(at, None));
+        let entries = version.entries.to_string();
+        let (number, state) = (version.version.to_string(), version.state.clone());
+        vec![
+            number,
+            state,
+            entries,
+            moment(&version.created_at, None),
+            at(&version.retired_at),
+            at(&version.destroyed_at),
+        ]
     };
     let rows: Vec<_> = keyring.versions.iter().map(row).collect();
-    let table = terminal::table(&["VERSION", "STATE", "CREATED", "RETIRED"], &rows, &[]);
-    format!("{table}\nversion {} seals new entries; keyring generation {}", keyring.active, keyring.keyring_generation)
+    let table = terminal::table(&["VERSION", "STATE", "ENTRIES", "CREATED", "RETIRED", "DESTROYED"], &rows, &[]);
+    let slots: Vec<_> = keyring.slots.iter().map(|it| terminal::escape(it)).collect();
+    format!(
+        "{table}\nversion {} seals new entries; keyring generation {}, opened by {}",
+        keyring.active,
+        keyring.keyring_generation,
+        slots.join(", ")
+    )
 }
 
 fn rotation(rotated: &Rotated) -> String {

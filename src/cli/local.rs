@@ -8,12 +8,17 @@ use anyhow::{Context, anyhow, bail};
 use zeroize::Zeroizing;
 
 use crate::config::{PatientIds, Settings};
+use crate::domain::retention::Retention;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyfile::{self, KeyPaths};
 use crate::vault::{Opening, Restored, Unlock, Vault};
 
 /// The vocabulary that ships with the program.
 const REASONS: &str = include_str!("../../config/reasons.toml");
+/// The retention classes that ship with the program.
+const RETENTION: &str = include_str!("../../config/retention.toml");
+/// How long a command that gives the key may take.
+const COMMAND_SECONDS: u64 = 30;
 /// A passphrase in the environment; works, with a warning.
 const PASSPHRASE_VARIABLE: &str = "PHIVAULT_PASSPHRASE";
 /// The longest passphrase that is read, in bytes.
@@ -24,7 +29,13 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        Timestamp(chrono::Utc::now().timestamp_micros())
+        let now = Timestamp(chrono::Utc::now().timestamp_micros());
+        if !cfg!(debug_assertions) {
+            return now;
+        }
+        // Tests of what happens in ten years; there is no such variable in a release build.
+        let days = std::env::var("PHIVAULT_TEST_DAYS_AHEAD").ok().and_then(|it| it.parse::<i64>().ok());
+        now.plus_seconds(days.unwrap_or(0) * 86_400)
     }
 }
 
@@ -64,6 +75,14 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
             format!("The reason vocabulary {} that entries.reasons names cannot be read", path.display())
         })?,
     };
+    let retention = match &settings.entries.retention {
+        None => RETENTION.to_owned(),
+        Some(path) => std::fs::read_to_string(path).with_context(|| {
+            format!("The retention classes {} that entries.retention names cannot be read", path.display())
+        })?,
+    };
+    let retention =
+        Retention::parse(&retention).map_err(|error| anyhow!("The retention classes cannot be used: {error}."))?;
     if keyfile::same_device(&settings.storage.data_dir, &settings.keys.keyring) {
         tracing::warn!("keys and data lie on one device: who steals it has both; put [keys] on another device");
     }
@@ -72,10 +91,14 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
         keys: key_paths(settings),
         unlock,
         settings: crate::vault::Settings {
-            rules: settings.rules(),
+            rules: settings.rules(retention),
             blind_patients: settings.entries.patient_ids == PatientIds::Blind,
             queue_kib: settings.limits.queue_kib,
             scrub_per_second: settings.evidence.scrub_per_second,
+            two_person: settings.admin.two_person,
+            approval_seconds: settings.admin.approval_seconds,
+            reencrypt_per_second: settings.keys.reencrypt_per_second,
+            keyring_backup_days: settings.keys.backup_days,
         },
         vocabulary: &vocabulary,
         clock: Arc::new(SystemClock),
@@ -97,10 +120,52 @@ pub fn unlock(settings: &Settings) -> anyhow::Result<Unlock> {
     if let Some(path) = &keys.key_file {
         return Ok(keyfile::read_key_file(path)?);
     }
+    if let Some(command) = &keys.command {
+        return key_of_command(command);
+    }
     let ways = "set keys.passphrase_file, keys.passphrase_fd or keys.key_file, or start it on a terminal";
     passphrase(keys.passphrase_file.as_deref(), keys.passphrase_fd, ways, || {
         Ok(Zeroizing::new(rpassword::prompt_password("Passphrase of the keyring: ")?))
     })
+}
+
+/// The key that a command writes to its standard output.
+///
+/// # Errors
+/// One sentence with the remedy; nothing of what the command wrote is in it.
+pub fn key_of_command(command: &[String]) -> anyhow::Result<Unlock> {
+    let (program, arguments) = command.split_first().ok_or_else(|| anyhow!("keys.command names no program"))?;
+    let mut child = std::process::Command::new(program)
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .with_context(|| format!("The command {program} of keys.command cannot be started"))?;
+    let output = child.stdout.take().ok_or_else(|| anyhow!("{program} has no output"))?;
+    // Reading ends when the command closes its output, and then it has its time to end.
+    let reader = std::thread::spawn(move || {
+        let mut text = Zeroizing::new(String::with_capacity(MAX_PASSPHRASE_BYTES as usize));
+        output.take(MAX_PASSPHRASE_BYTES).read_to_string(&mut text).map(|_| text)
+    });
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(COMMAND_SECONDS);
+    let status = loop {
+        match child.try_wait().with_context(|| format!("{program} cannot be waited for"))? {
+            Some(status) => break status,
+            None if std::time::Instant::now() > end => {
+                drop(child.kill());
+                drop(child.wait());
+                bail!("The command {program} of keys.command did not end within {COMMAND_SECONDS} seconds.");
+            }
+            None => std::thread::sleep(std::time::Duration::from_millis(20)),
+        }
+    };
+    if !status.success() {
+        bail!("The command {program} of keys.command failed ({status}); its own message stands above.");
+    }
+    let text = reader.join().ok().and_then(Result::ok);
+    let text = text.ok_or_else(|| anyhow!("The command {program} of keys.command did not write text."))?;
+    keyfile::key_of_text(&text)
+        .ok_or_else(|| anyhow!("The command {program} of keys.command must write 64 hex digits, and did not."))
 }
 
 /// A passphrase from a file, a descriptor (of both the first line), the environment or a prompt. `ways` says how to give one.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod admin;
 pub mod backup;
 pub mod client;
 pub mod demo;
@@ -14,6 +15,7 @@ pub mod keys;
 pub mod local;
 pub mod receipt;
 pub mod report;
+pub mod retention;
 pub mod serve;
 pub mod token;
 pub mod verify;
@@ -53,6 +55,9 @@ enum Command {
     Report(report::Args),
     Token(token::Args),
     Keys(keys::Args),
+    Approval(admin::Args),
+    Retention(retention::RetentionArgs),
+    Hold(retention::HoldArgs),
     Witness(witness::Args),
 }
 
@@ -79,6 +84,9 @@ pub fn run() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Keys(args) => remote(keys::run(args)),
+        Command::Approval(args) => remote(admin::run(args)),
+        Command::Retention(args) => remote(retention::retention(args)),
+        Command::Hold(args) => remote(retention::hold(args)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -174,6 +174,14 @@ async fn create(args: Create) -> anyhow::Result<()> {
             return Err(if uncertain { error.context(MADE_PERHAPS) } else { error });
         }
     };
+    if made.get("stage").is_some() {
+        if let Some((path, _)) = &file {
+            let _ = fs::remove_file(path);
+        }
+        let answer = Value::Object(made);
+        terminal::print(&if args.json { terminal::json(&answer)? } else { super::admin::asked(&answer) })?;
+        return Ok(());
+    }
     let id = made.get("id").and_then(Value::as_str).map(escape).unwrap_or_default();
     show(&args, file, &mut made)
         .with_context(|| format!("the token {id} was made, but not handed over: revoke it and make another"))?;

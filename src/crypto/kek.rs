@@ -69,8 +69,18 @@ pub enum KekSpec {
         /// Its salt, 16 bytes in hex.
         salt: String,
     },
-    /// The bytes of a key file.
+    /// The bytes of a key file, or of what a command gave.
     KeyFile,
+}
+
+impl KekSpec {
+    /// Whether what it asks for is within the bounds.
+    pub fn is_bounded(&self) -> bool {
+        match self {
+            Self::Passphrase { cost, salt } => cost.is_bounded() && hex::decode(salt).is_ok_and(|it| it.len() == 16),
+            Self::KeyFile => true,
+        }
+    }
 }
 
 /// A key encryption key with the recipe it was made by.

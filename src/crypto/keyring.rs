@@ -1,31 +1,28 @@
 //! The keyring: data-key versions, bucket secrets and the independent keys for index, state and cursors, sealed under the KEK.
 //!
-//! The file has two lines: a JSON header, and the sealed body in base64. The header is authenticated with the body, so
-//! neither generation nor KDF parameters can be edited. A keyring is never changed in place: each change makes the next
-//! generation, which the ledger records with the file's digest.
+//! The file has two lines: a JSON header, and the sealed body in base64. The header holds the slots (`lock`) and is authenticated
+//! with the body, so that neither generation nor KDF parameters can be edited. A keyring is never changed in place: each change
+//! makes the next generation, which the ledger records with the file's digest.
 
-use aes_gcm::aead::{Aead, KeyInit, Payload};
-use aes_gcm::{Aes256Gcm, Key, Nonce};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hkdf::Hkdf;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
-use crate::domain::canonical::{put_prefixed, take_prefixed, utf8};
 use crate::domain::time::Timestamp;
 
 use super::blind::IndexKey;
-use super::kek::{Kek, KekError, KekSpec, Unlock};
-use super::label;
-use super::random;
+use super::kek::KekError;
+use super::lock::Slot;
 use super::seal::{Header, SealKeys};
 use super::secret::Secret;
 
-/// The largest keyring file that is read, in bytes.
-pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
-const FORMAT: &str = "phivault-keyring-v1";
+mod file;
+
+pub use file::MAX_FILE_BYTES;
+
+/// The bucket that every vault has.
+pub const OWN_BUCKET: u32 = 1;
+/// The class of the bucket that every vault has: its own entries, and what no retention class is set for. It never ends.
+pub const OWN_CLASS: &str = "permanent";
 
 /// All keys of a vault but the signing key.
 #[derive(Clone)]
@@ -36,6 +33,7 @@ pub struct Keyring {
     index_keys: Vec<IndexKey>,
     state_key: Secret,
     cursor_key: Secret,
+    slots: Vec<Slot>,
 }
 
 /// One version of the data key.
@@ -49,6 +47,8 @@ pub struct DataKey {
     pub created_at: Timestamp,
     /// When it was retired.
     pub retired_at: Option<Timestamp>,
+    /// When it was destroyed.
+    pub destroyed_at: Option<Timestamp>,
     key: Option<Secret>,
 }
 
@@ -64,14 +64,24 @@ pub enum KeyState {
     Destroyed,
 }
 
-/// What dies together: a retention class and period.
+/// What dies together: a retention class and the day it ends.
 #[derive(Clone)]
 pub struct Bucket {
     /// Its number, from 1.
     pub id: u32,
-    /// Its class and period, such as `default`.
-    pub label: String,
+    /// Its retention class.
+    pub class: String,
+    /// From when its values may be disposed of; `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// The certificate of its disposal, once its secret is gone.
+    pub certificate: Option<[u8; 16]>,
     secret: Option<Secret>,
+}
+
+impl Bucket {
+    fn fresh(id: u32, class: &str, expires_at: Option<Timestamp>) -> Self {
+        Self { id, class: class.to_owned(), expires_at, certificate: None, secret: Some(Secret::random()) }
+    }
 }
 
 /// Why a keyring did not open.
@@ -91,26 +101,17 @@ pub enum KeyringError {
     Altered,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileHeader {
-    format: String,
-    generation: u64,
-    kek_id: String,
-    kek: KekSpec,
-    salt: String,
-}
-
 impl Keyring {
     /// The keyring of a new vault: version 1, one bucket, fresh independent keys.
-    pub fn create(now: Timestamp) -> Self {
+    pub fn create(now: Timestamp, slot: Slot) -> Self {
         Self {
             generation: 1,
             versions: vec![DataKey::fresh(1, now)],
-            buckets: vec![Bucket { id: 1, label: "default".into(), secret: Some(Secret::random()) }],
+            buckets: vec![Bucket::fresh(1, OWN_CLASS, None)],
             index_keys: vec![IndexKey { version: 1, key: Secret::random() }],
             state_key: Secret::random(),
             cursor_key: Secret::random(),
+            slots: vec![slot],
         }
     }
 
@@ -141,16 +142,60 @@ impl Keyring {
         self.versions.last().expect("a keyring is never without a version")
     }
 
-    /// The keys that seal now.
-    pub fn sealing(&self) -> SealKeys<'_> {
+    /// The keys that seal now, in a bucket whose secret is there.
+    pub fn sealing(&self, bucket: u32) -> Option<SealKeys<'_>> {
         let newest = self.newest();
-        let bucket = self.buckets.last().expect("a keyring is never without a bucket");
-        SealKeys {
+        let bucket = self.bucket(bucket)?;
+        Some(SealKeys {
             version: newest.version,
-            data_key: newest.key.as_ref().expect("the newest version is never destroyed"),
+            data_key: newest.key.as_ref()?,
             bucket: bucket.id,
-            bucket_secret: bucket.secret.as_ref().expect("the newest bucket is never destroyed"),
-        }
+            bucket_secret: bucket.secret.as_ref()?,
+        })
+    }
+
+    /// All buckets by rising number.
+    pub fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    /// A bucket.
+    pub fn bucket(&self, id: u32) -> Option<&Bucket> {
+        self.buckets.iter().find(|it| it.id == id)
+    }
+
+    /// The bucket of a class and end, if there is one that is not disposed of.
+    pub fn bucket_of(&self, class: &str, expires_at: Option<Timestamp>) -> Option<&Bucket> {
+        self.buckets.iter().find(|it| it.class == class && it.expires_at == expires_at && it.certificate.is_none())
+    }
+
+    /// The next generation, with a bucket more.
+    pub fn with_bucket(&self, class: &str, expires_at: Option<Timestamp>) -> Self {
+        let mut next = self.clone();
+        next.generation += 1;
+        let id = self.buckets.last().map_or(1, |it| it.id + 1);
+        next.buckets.push(Bucket::fresh(id, class, expires_at));
+        next
+    }
+
+    /// The next generation, without the secret of a bucket; a tombstone with the certificate stays. `None` when there is no
+    /// such bucket, it is gone already, or it is the vault's own.
+    pub fn without_bucket(&self, id: u32, certificate: [u8; 16]) -> Option<Self> {
+        let mut next = self.clone();
+        next.generation += 1;
+        let found = next.buckets.iter_mut().find(|it| it.id == id && it.id != OWN_BUCKET && it.secret.is_some())?;
+        (found.certificate, found.secret) = (Some(certificate), None);
+        Some(next)
+    }
+
+    /// The slots that open it.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// The next generation with these slots.
+    pub fn with_slots(&self, slots: Vec<Slot>) -> Self {
+        Self { generation: self.generation + 1, slots, ..self.clone() }
     }
 
     /// The keys a sealed record needs, unless they were destroyed or never existed.
@@ -163,6 +208,28 @@ impl Keyring {
             bucket: bucket.id,
             bucket_secret: bucket.secret.as_ref()?,
         })
+    }
+
+    /// The keys that seal again what is under older keys of the same bucket.
+    pub fn resealing(&self, header: Header) -> Option<SealKeys<'_>> {
+        let newest = self.newest();
+        let bucket = self.buckets.iter().find(|it| it.id == header.bucket)?;
+        Some(SealKeys {
+            version: newest.version,
+            data_key: newest.key.as_ref()?,
+            bucket: bucket.id,
+            bucket_secret: bucket.secret.as_ref()?,
+        })
+    }
+
+    /// The next generation, without the key of a retired version; a tombstone stays. `None` when there is no such version, or
+    /// it seals, or is gone already.
+    pub fn without_version(&self, version: u32, now: Timestamp) -> Option<Self> {
+        let mut next = self.clone();
+        next.generation += 1;
+        let found = next.versions.iter_mut().find(|it| it.version == version && it.state == KeyState::Retired)?;
+        (found.state, found.destroyed_at, found.key) = (KeyState::Destroyed, Some(now), None);
+        Some(next)
     }
 
     /// Whether these keys exist or existed; a record that names others was altered.
@@ -185,123 +252,12 @@ impl Keyring {
     pub fn cursor_key(&self) -> &Secret {
         &self.cursor_key
     }
-
-    /// The file, sealed under `kek` with a fresh salt.
-    pub fn encode(&self, kek: &Kek) -> String {
-        let header = FileHeader {
-            format: FORMAT.into(),
-            generation: self.generation,
-            kek_id: kek.id().to_owned(),
-            kek: kek.spec().clone(),
-            salt: hex::encode(random::array::<32>()),
-        };
-        let line = serde_json::to_string(&header).expect("the header is plain text and numbers");
-        let (cipher, nonce) = body_cipher(kek, &header.salt).expect("the salt was just made");
-        let body = self.body();
-        let sealed = cipher
-            .encrypt(&nonce, Payload { msg: &body, aad: line.as_bytes() })
-            .expect("a keyring is far below the 64 GiB that AES-GCM takes");
-        format!("{line}\n{}\n", STANDARD.encode(sealed))
-    }
-
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// [`KeyringError`], which tells a wrong key from a damaged file.
-    pub fn decode(file: &str, unlock: &Unlock) -> Result<(Self, Kek), KeyringError> {
-        let (header, line, sealed) = split(file)?;
-        let kek = Kek::derive(header.kek, unlock)?;
-        if kek.id() != header.kek_id {
-            return Err(KeyringError::WrongKey);
-        }
-        let (cipher, nonce) = body_cipher(&kek, &header.salt).ok_or(KeyringError::Malformed)?;
-        let body = cipher
-            .decrypt(&nonce, Payload { msg: &sealed, aad: line.as_bytes() })
-            .map_err(|_| KeyringError::Altered)?;
-        let mut keyring = Self::parse(&Zeroizing::new(body)).ok_or(KeyringError::Malformed)?;
-        keyring.generation = header.generation;
-        Ok((keyring, kek))
-    }
-
-    fn body(&self) -> Zeroizing<Vec<u8>> {
-        // Room for all of it at once, so that growing leaves no copies behind.
-        let room = 1024 + 128 * (self.versions.len() + self.index_keys.len()) + 512 * self.buckets.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(room));
-        let secret =
-            |out: &mut Vec<u8>, secret: Option<&Secret>| put_prefixed(out, secret.map_or(&[], |it| it.expose()));
-        let count = |out: &mut Vec<u8>, count: usize| {
-            out.extend_from_slice(&u32::try_from(count).expect("a keyring holds few keys").to_be_bytes());
-        };
-        count(&mut out, self.versions.len());
-        for it in &self.versions {
-            out.extend_from_slice(&it.version.to_be_bytes());
-            out.push(match it.state {
-                KeyState::Active => 1,
-                KeyState::Retired => 2,
-                KeyState::Destroyed => 3,
-            });
-            out.extend_from_slice(&it.created_at.0.to_be_bytes());
-            out.extend_from_slice(&it.retired_at.map_or(i64::MIN, |it| it.0).to_be_bytes());
-            secret(&mut out, it.key.as_ref());
-        }
-        count(&mut out, self.buckets.len());
-        for it in &self.buckets {
-            out.extend_from_slice(&it.id.to_be_bytes());
-            put_prefixed(&mut out, it.label.as_bytes());
-            secret(&mut out, it.secret.as_ref());
-        }
-        count(&mut out, self.index_keys.len());
-        for it in &self.index_keys {
-            out.extend_from_slice(&it.version.to_be_bytes());
-            secret(&mut out, Some(&it.key));
-        }
-        secret(&mut out, Some(&self.state_key));
-        secret(&mut out, Some(&self.cursor_key));
-        out
-    }
-
-    fn parse(body: &[u8]) -> Option<Self> {
-        let mut rest = body;
-        let mut versions = Vec::new();
-        for _ in 0..take_u32(&mut rest)? {
-            versions.push(DataKey::parse(&mut rest)?);
-        }
-        let mut buckets = Vec::new();
-        for _ in 0..take_u32(&mut rest)? {
-            let id = take_u32(&mut rest)?;
-            let label = utf8(take_prefixed(&mut rest).ok()?).ok()?.to_owned();
-            buckets.push(Bucket { id, label, secret: take_secret(&mut rest)? });
-        }
-        let mut index_keys = Vec::new();
-        for _ in 0..take_u32(&mut rest)? {
-            index_keys.push(IndexKey { version: take_u32(&mut rest)?, key: take_secret(&mut rest)?? });
-        }
-        let (state_key, cursor_key) = (take_secret(&mut rest)??, take_secret(&mut rest)??);
-        let sound = rest.is_empty()
-            && versions.last().is_some_and(|it: &DataKey| it.state == KeyState::Active && it.key.is_some())
-            && versions.is_sorted_by(|a, b| a.version < b.version)
-            && buckets.last().is_some_and(|it: &Bucket| it.secret.is_some())
-            && !index_keys.is_empty();
-        sound.then_some(Self { generation: 0, versions, buckets, index_keys, state_key, cursor_key })
-    }
 }
 
 impl DataKey {
     fn fresh(version: u32, now: Timestamp) -> Self {
-        Self { version, state: KeyState::Active, created_at: now, retired_at: None, key: Some(Secret::random()) }
-    }
-
-    fn parse(rest: &mut &[u8]) -> Option<Self> {
-        let version = take_u32(rest)?;
-        let state = match take::<1>(rest)? {
-            [1] => KeyState::Active,
-            [2] => KeyState::Retired,
-            [3] => KeyState::Destroyed,
-            _ => return None,
-        };
-        let created_at = Timestamp(i64::from_be_bytes(take(rest)?));
-        let retired_at = Some(i64::from_be_bytes(take(rest)?)).filter(|it| *it != i64::MIN).map(Timestamp);
-        Some(Self { version, state, created_at, retired_at, key: take_secret(rest)? })
+        let key = Some(Secret::random());
+        Self { version, state: KeyState::Active, created_at: now, retired_at: None, destroyed_at: None, key }
     }
 }
 
@@ -310,71 +266,29 @@ pub fn file_digest(file: &str) -> String {
     hex::encode(Sha256::digest(file.as_bytes()))
 }
 
-/// How a keyring file says it is locked, read without opening it.
-///
-/// # Errors
-/// [`KeyringError::Malformed`].
-pub fn locked_with(file: &str) -> Result<KekSpec, KeyringError> {
-    split(file).map(|(header, _, _)| header.kek)
-}
-
-fn split(file: &str) -> Result<(FileHeader, &str, Vec<u8>), KeyringError> {
-    let malformed = KeyringError::Malformed;
-    if file.len() > MAX_FILE_BYTES {
-        return Err(malformed);
-    }
-    let Some((line, body)) = file.split_once('\n') else { return Err(malformed) };
-    let Some(body) = body.strip_suffix('\n') else { return Err(malformed) };
-    match (serde_json::from_str::<FileHeader>(line), STANDARD.decode(body)) {
-        (Ok(header), Ok(sealed)) if header.format == FORMAT => Ok((header, line, sealed)),
-        _ => Err(malformed),
-    }
-}
-
-/// The single-use cipher of a file's body: the salt is fresh at every writing.
-fn body_cipher(kek: &Kek, salt: &str) -> Option<(Aes256Gcm, Nonce<aes_gcm::aead::consts::U12>)> {
-    let salt: [u8; 32] = hex::decode(salt).ok()?.try_into().ok()?;
-    let mut okm = Zeroizing::new([0_u8; 44]);
-    Hkdf::<Sha256>::new(Some(&salt), kek.key().expose()).expand(label::KEYRING, okm.as_mut_slice()).ok()?;
-    let key = Key::<Aes256Gcm>::try_from(&okm[..32]).ok()?;
-    Some((Aes256Gcm::new(&key), Nonce::try_from(&okm[32..]).ok()?))
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, tail) = rest.split_at_checked(N)?;
-    *rest = tail;
-    head.try_into().ok()
-}
-
-fn take_u32(rest: &mut &[u8]) -> Option<u32> {
-    take(rest).map(u32::from_be_bytes)
-}
-
-/// A secret, or `None` within when it was destroyed.
-#[expect(clippy::option_option, reason = "malformed and destroyed are different answers")]
-fn take_secret(rest: &mut &[u8]) -> Option<Option<Secret>> {
-    let bytes = take_prefixed(rest).ok()?;
-    if bytes.is_empty() { Some(None) } else { Secret::from_slice(bytes).map(Some) }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use zeroize::Zeroizing;
 
-    const GOLDEN: &str = "{\"format\":\"phivault-keyring-v1\",\"generation\":2,\"kek_id\":\"9a0e059a9b8ef7acd73103b6a4d3cc6f\",\"kek\":{\"kind\":\"key_file\"},\"salt\":\"6cac4faa181fc2e08ff2e828027248c1e539c58e31ad2c84119a4de1d75efa6e\"}\n9yrHxJykptLSFQNyBXEToimxldFKSkayRrTbN7PY71OPWtqGqUdfSvE28cJILe1otpsoAfbJd+is4yuM42RGOBcSEmTYaybIH5MCIquC7TJcTRBRqHxieOFVpqM9kwgNQtRbWKWTG87BdYP5j2RTHSDwtKO4YIRTpbjSSWg7mHrAqCaJlrszMY0BoM7kwz62W15S8dLS8h/FN1cQ2jSzZP/xlkT8QRwPjt4gahUmqcvE74K/hxECdyGhcryLxqUUqQ6S/bATQ/XcTQ+5ji2oXqH6gZkNvE8VG5dFqvj+v6cncYys8r0bypL7C1nI51hnDrcA/yUBKQ86/CQZZ0m0XWlrikNVxqUeORkZJdupTdUSnygXPAPps+C8pAoDrw8+PWgQG2IxI0IXkGsiEylCBpQ=\n";
+    use super::*;
+    use crate::crypto::kek::{Cost, Unlock};
+
+    const GOLDEN: &str = "{\"format\":\"phivault-keyring-v1\",\"generation\":8,\"slots\":[{\"name\":\"main\",\"kek_id\":\"9a0e059a9b8ef7acd73103b6a4d3cc6f\",\"kek\":{\"kind\":\"key_file\"},\"public\":\"cca2f83ecb32eef976d95528ebd9e782137f99683207de21fb524559ad225e70\"},{\"name\":\"recovery\",\"kek_id\":\"a0e72045b62c994400e7decdcc6f2f03\",\"kek\":{\"kind\":\"passphrase\",\"cost\":{\"memory_kib\":8192,\"passes\":1,\"lanes\":1},\"salt\":\"7244b0bfcfcb1f7ab1682224c8928d38\"},\"public\":\"601ce274c580593a29d8d959f2fda77793bc546250a2a63bcff08b13e287ec5a\"}],\"wraps\":[\"12998e7c253589de27f71f7a7cd9230485b4e58dfdaf0e59d105794b72236a6fc74c6d6e8582a1afb91d6939bd51981ec039519832f19fa0c5a26bcf6f01fb92eb34fba95d8527f094c62780e5cafad3\",\"16f956dcc90d985504cfaf315029297bf5a91bf4fd619a90e93584dbc8a77246f9770c680d0da5d5f6e1530d8089650d5400282287b9087f4b9e15bb688018c8d22814987560f64754ee7cf0dd5ff4b3\"],\"salt\":\"143a15283ddf066480059d3217e0fe53651296ceef54687eb837845c25addbcf\"}\nwbtKcr6BgdemcYq9/HPjJfpDbs0E4TZzNe7etzFVxlFDcSOueAe+CVo9Cs/yadEFsA8QW+5hl9wivRQQolgwcoFFJKDZbXmPkj7YEKVeEZdVZ8GPetCmc/TFlU0kPgoBPLlSXAG2x/VlygJwX9CDz84LbM/5A2AXpMOjkFCKHO7xyHDFlcu4s2sLIXC23+fPBtpWUbt/UNobU2Fi1ajuVDElZGCIR/Kf41V1M2jyvcMERBGlRCFSbh/1qnTRSZBMYkV4F2haHVltMA4hT9qSk06m1P/jbTtdKz7zDbUuQKyPMV02tbIaZknldjdp4+iGxYNdS+vuY2ssx2SFg+lqEKwhQEaf16XOISVDQoFM8Hnyzf4SBuLuoH9FMc2kHLiKvRZcqUlIGsqtf76Bj0HlSSRYSQZiEtxQU6cYaMEYT3c8kYdlrGczneMERr6zPrHND+kg3z9CWuUqdv7ZM9BhBT8UOUkrUDFKBArb1t9lvDAfQ8YWepb7XD/JxCdyyHJxHGYmTkEvs/NPb6renzuHfPEf3aGCH5bUKd2+fKvf47I5+5PKvKYzBNezXVEc0/Q2TozqLA2kPjjNco6HWDgZj3c3jEkSJsIm8IRIVWzvoJMJOcnSalcJdYSy7c9HkI25Yf1+yIQ=\n";
 
     fn unlock(byte: u8) -> Unlock {
         Unlock::KeyFile(Secret::new([byte; 32]))
     }
 
-    fn kek(byte: u8) -> Kek {
-        Kek::create(&unlock(byte), super::super::kek::Cost::default()).unwrap()
+    fn slot(byte: u8) -> Slot {
+        Slot::of("main", &unlock(byte), super::super::kek::Cost::default()).unwrap()
     }
 
     #[test]
     fn a_keyring_reads_back_with_all_its_keys() {
-        let keyring = Keyring::create(Timestamp(5)).rotated(Timestamp(9));
-        let file = keyring.encode(&kek(1));
+        let keyring = Keyring::create(Timestamp(5), slot(1)).rotated(Timestamp(9));
+        let file = keyring.encode();
         let (again, _) = Keyring::decode(&file, &unlock(1)).unwrap();
         assert_eq!(again.generation(), 2);
         assert!(*again.body() == *keyring.body());
@@ -387,16 +301,88 @@ mod tests {
         assert!(again.opening(Header { version: 3, bucket: 1 }).is_none());
     }
 
+    fn passphrase(text: &str) -> Unlock {
+        Unlock::Passphrase(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    const CHEAP: Cost = Cost { memory_kib: 8 * 1024, passes: 1, lanes: 1 };
+
+    /// Every state that a version and a bucket may be in, and two slots.
+    fn rich() -> Keyring {
+        let recovery = Slot::of("recovery", &passphrase("correct horse battery"), CHEAP).unwrap();
+        let ring = Keyring::create(Timestamp(5), slot(1)).rotated(Timestamp(9)).rotated(Timestamp(11));
+        let ring = ring.without_version(1, Timestamp(13)).unwrap();
+        let ring = ring.with_bucket("standard", Some(Timestamp(77))).with_bucket("permanent-too", None);
+        let ring = ring.without_bucket(2, [7; 16]).unwrap();
+        let slots = vec![ring.slots()[0].clone(), recovery];
+        ring.with_slots(slots)
+    }
+
     #[test]
     fn a_file_of_this_format_opens_for_ever() {
-        let (ring, _) = Keyring::decode(GOLDEN, &unlock(1)).unwrap();
-        assert_eq!((ring.generation(), ring.newest().version, ring.versions().len()), (2, 2, 2));
-        assert_eq!(ring.versions()[0].retired_at, Some(Timestamp(9)));
+        for unlock in [unlock(1), passphrase("correct horse battery")] {
+            let (ring, slot) = Keyring::decode(GOLDEN, &unlock).unwrap();
+            assert_eq!(slot, if matches!(unlock, Unlock::KeyFile(_)) { "main" } else { "recovery" });
+            assert_eq!((ring.generation(), ring.newest().version), (8, 3));
+            let states: Vec<_> = ring.versions().iter().map(|it| (it.state, it.destroyed_at)).collect();
+            let destroyed = (KeyState::Destroyed, Some(Timestamp(13)));
+            assert_eq!(states, [destroyed, (KeyState::Retired, None), (KeyState::Active, None)]);
+            let buckets: Vec<_> =
+                ring.buckets().iter().map(|it| (it.id, it.class.as_str(), it.expires_at, it.certificate)).collect();
+            let gone = (2, "standard", Some(Timestamp(77)), Some([7; 16]));
+            assert_eq!(buckets, [(1, "permanent", None, None), gone, (3, "permanent-too", None, None)]);
+        }
+        assert_eq!(Keyring::decode(GOLDEN, &passphrase("correct horse batterz")).err(), Some(KeyringError::WrongKey));
+    }
+
+    #[test]
+    fn who_has_one_slot_opens_it_and_who_lost_theirs_does_not() {
+        let ring = rich();
+        let file = ring.encode();
+        let (again, _) = Keyring::decode(&file, &passphrase("correct horse battery")).unwrap();
+        assert!(*again.body() == *ring.body() && again.slots() == ring.slots());
+        let mut slots = ring.slots().to_vec();
+        slots.remove(1);
+        let without = ring.with_slots(slots).encode();
+        assert_eq!(
+            Keyring::decode(&without, &passphrase("correct horse battery")).err().unwrap().to_string(),
+            KeyringError::Kek(KekError::WrongKind("a key file")).to_string()
+        );
+        assert!(Keyring::decode(&without, &unlock(1)).is_ok());
+    }
+
+    #[test]
+    fn what_was_once_a_master_key_opens_nothing_later() {
+        let ring = rich();
+        let (one, two) = (ring.encode(), ring.encode());
+        let line = |file: &str| file.lines().next().unwrap().to_owned();
+        // The wrapped keys of an older file in a newer one.
+        let (mut old, mut new): (serde_json::Value, serde_json::Value) =
+            (serde_json::from_str(&line(&one)).unwrap(), serde_json::from_str(&line(&two)).unwrap());
+        assert_ne!(old["wraps"], new["wraps"]);
+        new["wraps"] = old["wraps"].take();
+        let mixed = format!("{new}\n{}\n", two.lines().nth(1).unwrap());
+        assert_eq!(Keyring::decode(&mixed, &unlock(1)).err(), Some(KeyringError::Altered));
+    }
+
+    #[test]
+    fn what_is_destroyed_opens_nothing_and_what_stays_does() {
+        let ring = rich();
+        for (version, bucket, opens) in [(1, 1, false), (2, 1, true), (3, 1, true), (3, 2, false), (2, 3, true)] {
+            let header = Header { version, bucket };
+            assert!(ring.knows(header));
+            assert_eq!(ring.opening(header).is_some(), opens, "{version}/{bucket}");
+        }
+        assert!(ring.sealing(2).is_none() && ring.sealing(3).is_some());
+        assert!(ring.without_version(3, Timestamp(0)).is_none(), "what seals stays");
+        assert!(ring.without_version(1, Timestamp(0)).is_none(), "what is gone is gone");
+        assert!(ring.without_bucket(OWN_BUCKET, [0; 16]).is_none() && ring.without_bucket(2, [0; 16]).is_none());
+        assert!(ring.bucket_of("standard", Some(Timestamp(77))).is_none());
     }
 
     #[test]
     fn a_wrong_key_is_told_from_a_damaged_file() {
-        let file = Keyring::create(Timestamp(5)).encode(&kek(1));
+        let file = Keyring::create(Timestamp(5), slot(1)).encode();
         assert_eq!(Keyring::decode(&file, &unlock(2)).err(), Some(KeyringError::WrongKey));
         let older = file.replace("\"generation\":1", "\"generation\":7");
         assert_eq!(Keyring::decode(&older, &unlock(1)).err(), Some(KeyringError::Altered));
@@ -414,8 +400,8 @@ mod tests {
 
     #[test]
     fn nothing_of_a_key_stands_in_the_file() {
-        let keyring = Keyring::create(Timestamp(5));
-        let file = keyring.encode(&kek(1));
+        let keyring = Keyring::create(Timestamp(5), slot(1));
+        let file = keyring.encode();
         for secret in [&keyring.state_key, &keyring.cursor_key, keyring.versions[0].key.as_ref().unwrap()] {
             assert!(!file.contains(&hex::encode(secret.expose())) && !file.contains(&STANDARD.encode(secret.expose())));
         }

@@ -15,12 +15,16 @@ pub const COMMIT_ALL: &[u8] = b"phivault/v1/all-commitments";
 pub const KEK: &[u8] = b"phivault/v1/kek";
 /// The name of a key encryption key, which tells a wrong passphrase from a damaged file (HKDF info).
 pub const KEK_ID: &[u8] = b"phivault/v1/name-of-kek";
+/// Key and nonce that wrap the keyring's master key for a slot (HKDF info).
+pub const SLOT: &[u8] = b"phivault/v1/slot";
 /// Key and nonce of the keyring body (HKDF info).
 pub const KEYRING: &[u8] = b"phivault/v1/ring";
 /// Blind index of a patient id (HMAC).
 pub const BLIND_PATIENT: &[u8] = b"phivault/v1/blind-patient";
 /// Authentication of a state row (HMAC).
 pub const STATE: &[u8] = b"phivault/v1/state-row";
+/// The body of a state row whose text may name a patient (HKDF info).
+pub const STATE_BODY: &[u8] = b"phivault/v1/body-of-state";
 /// Authentication of a page cursor (HMAC).
 pub const CURSOR: &[u8] = b"phivault/v1/cursor";
 /// Digest of a state row that an entry commits to.

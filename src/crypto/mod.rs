@@ -4,9 +4,11 @@
 //! Keys are types of their own; none of them can be printed, all are wiped when dropped.
 
 pub mod blind;
+pub mod boxed;
 pub mod kek;
 pub mod keyring;
 pub mod label;
+pub mod lock;
 pub mod mac;
 pub mod random;
 pub mod seal;

@@ -31,7 +31,10 @@ use super::secret::Secret;
 
 /// AES-256-GCM with HKDF-SHA-256, the only algorithm of this version of the format.
 const ALG_AES_256_GCM: u8 = 1;
+/// The values were erased; what follows is the bucket and the certificate.
+const ALG_ERASED: u8 = 0;
 /// Bytes of a header.
+const ERASED_BYTES: usize = 1 + 4 + 16;
 const HEADER_BYTES: usize = 1 + 4 + 4 + 32;
 /// Plaintext grows in steps of this, so that its length says little.
 const PAD_BYTES: usize = 64;
@@ -85,17 +88,61 @@ pub struct Sealed {
 pub fn seal(keys: &SealKeys<'_>, entry_id: &[u8; 16], meta: &[u8], items: &[Item]) -> Sealed {
     let entry_salt = Secret::new(random::array());
     let commitment = commit_all(&commitments(&entry_salt, items));
+    Sealed { bytes: encrypt(keys, entry_id, meta, &plaintext(&entry_salt, items)), commitment }
+}
+
+/// Seals again what a record holds, under other keys. It is opened and held against its commitment first, and the commitment
+/// stays as it is, for the entry's own salt goes along.
+///
+/// # Errors
+/// As [`open`].
+pub fn reseal(
+    keys: (&SealKeys<'_>, &SealKeys<'_>),
+    entry_id: &[u8; 16],
+    meta: &[u8],
+    sealed: &[u8],
+    committed: &[u8; 32],
+) -> Result<Vec<u8>, OpenError> {
+    let (opened, _) = decrypt(keys.0, entry_id, meta, sealed, committed)?;
+    Ok(encrypt(keys.1, entry_id, meta, &opened))
+}
+
+fn encrypt(keys: &SealKeys<'_>, entry_id: &[u8; 16], meta: &[u8], plaintext: &[u8]) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     header.push(ALG_AES_256_GCM);
     header.extend_from_slice(&keys.version.to_be_bytes());
     header.extend_from_slice(&keys.bucket.to_be_bytes());
     header.extend_from_slice(&random::array::<32>());
-    let plaintext = plaintext(&entry_salt, items);
     let bytes = cipher(keys, &header, entry_id, |cipher, nonce| {
-        cipher.encrypt(nonce, Payload { msg: &plaintext, aad: &aad(&header, meta) })
+        cipher.encrypt(nonce, Payload { msg: plaintext, aad: &aad(&header, meta) })
     });
     let bytes = bytes.expect("a record is far below the 64 GiB that AES-GCM takes");
-    Sealed { bytes: [header, bytes].concat(), commitment }
+    [header, bytes].concat()
+}
+
+/// What stands in place of a record whose values were erased: which bucket it was in, and the certificate that says why.
+pub fn erased(bucket: u32, certificate: &[u8; 16]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ERASED_BYTES);
+    out.push(ALG_ERASED);
+    out.extend_from_slice(&bucket.to_be_bytes());
+    out.extend_from_slice(certificate);
+    out
+}
+
+/// The bucket and the certificate of an erased record.
+pub fn is_erased(sealed: &[u8]) -> Option<(u32, [u8; 16])> {
+    let (head, certificate) = sealed.split_at_checked(5)?;
+    let certificate = certificate.try_into().ok().filter(|_| head[0] == ALG_ERASED)?;
+    Some((u32::from_be_bytes(head[1..].try_into().expect("four bytes are left")), certificate))
+}
+
+/// The data-key version and bucket that a record counts to; version 0 when its values were erased, or it is no record.
+pub fn counted_under(sealed: &[u8]) -> (u32, u32) {
+    match (header(sealed), is_erased(sealed)) {
+        (Ok(header), _) => (header.version, header.bucket),
+        (_, Some((bucket, _))) => (0, bucket),
+        _ => (0, 0),
+    }
 }
 
 /// Which keys a sealed record needs.
@@ -170,6 +217,17 @@ fn open_committed(
     sealed: &[u8],
     committed: &[u8; 32],
 ) -> Result<Opened, OpenError> {
+    decrypt(keys, entry_id, meta, sealed, committed).map(|(_, opened)| opened)
+}
+
+/// The plaintext of a record as it lies, and taken apart, once it was held against its commitment.
+fn decrypt(
+    keys: &SealKeys<'_>,
+    entry_id: &[u8; 16],
+    meta: &[u8],
+    sealed: &[u8],
+    committed: &[u8; 32],
+) -> Result<(Zeroizing<Vec<u8>>, Opened), OpenError> {
     header(sealed)?;
     let (header, ciphertext) = sealed.split_at(HEADER_BYTES);
     let opened = cipher(keys, header, entry_id, |cipher, nonce| {
@@ -179,7 +237,7 @@ fn open_committed(
     let (entry_salt, items) = parse(&opened).ok_or(OpenError::NotCommitted)?;
     let each = commitments(&entry_salt, &items);
     let matches: bool = subtle::ConstantTimeEq::ct_eq(commit_all(&each).as_slice(), committed.as_slice()).into();
-    if matches { Ok((entry_salt, items, each)) } else { Err(OpenError::NotCommitted) }
+    if matches { Ok((opened, (entry_salt, items, each))) } else { Err(OpenError::NotCommitted) }
 }
 
 /// The commitment to one value: what a court is shown with the value and its salt.

@@ -64,12 +64,22 @@ pub enum Permission {
     ManageTokens,
     /// List key versions.
     ListKeys,
-    /// Rotate keys.
+    /// Rotate, re-encrypt and destroy keys, and change who opens the keyring.
     RotateKeys,
+    /// Dispose of values whose retention has ended, and erase an entry's values by order.
+    Dispose,
+    /// Approve or cancel what another administrator asked for.
+    Approve,
+    /// List what waits for approval.
+    ListApprovals,
+    /// Place and lift legal holds.
+    ManageHolds,
+    /// List legal holds and what falls due.
+    ListHolds,
 }
 
 /// The permission table.
-pub const TABLE: [(Permission, &[Role]); 10] = [
+pub const TABLE: [(Permission, &[Role]); 15] = [
     (Permission::Submit, &[Role::Submitter]),
     (Permission::Search, &[Role::Officer, Role::Auditor]),
     (Permission::Reveal, &[Role::Officer]),
@@ -80,6 +90,11 @@ pub const TABLE: [(Permission, &[Role]); 10] = [
     (Permission::ManageTokens, &[Role::Admin]),
     (Permission::ListKeys, &[Role::Auditor, Role::Admin]),
     (Permission::RotateKeys, &[Role::Admin]),
+    (Permission::Dispose, &[Role::Admin]),
+    (Permission::Approve, &[Role::Admin]),
+    (Permission::ListApprovals, &[Role::Auditor, Role::Admin]),
+    (Permission::ManageHolds, &[Role::Officer]),
+    (Permission::ListHolds, &[Role::Officer, Role::Auditor, Role::Admin]),
 ];
 
 /// Who is calling: a known token and what it may be used for.

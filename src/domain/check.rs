@@ -25,6 +25,35 @@ pub(super) struct Check {
 }
 
 impl Check {
+    /// The date of birth and the retention class, if they are given and make sense.
+    pub(super) fn keep(
+        &mut self,
+        submission: &Submission,
+        rules: &Rules,
+        now: Timestamp,
+    ) -> (Option<chrono::NaiveDate>, Option<String>) {
+        let given = submission.patient.as_ref().and_then(|it| it.birth_date.as_deref());
+        let born = given.and_then(|text| {
+            let day = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+            let sane = day.filter(|day| {
+                *day <= now.to_utc().date_naive() && text.len() == 10 && chrono::Datelike::year(day) >= 1800
+            });
+            if sane.is_none() {
+                self.issues.add(
+                    "/patient/birth_date",
+                    "date_invalid",
+                    "A date of birth is YYYY-MM-DD and in the past.",
+                );
+            }
+            sane
+        });
+        let class = submission.retention.clone();
+        if class.as_deref().is_some_and(|it| !rules.retention.has(it)) {
+            self.issues.add("/retention", "retention_unknown", "There is no such retention class at this site.");
+        }
+        (born, class)
+    }
+
     pub(super) fn uuid(&mut self, text: Option<&str>, fresh: Uuid) -> Uuid {
         let Some(text) = text else { return fresh };
         match Uuid::try_parse(text) {

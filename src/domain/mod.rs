@@ -15,6 +15,7 @@ pub mod meta;
 pub mod query;
 pub mod reason;
 pub mod report;
+pub mod retention;
 pub mod rules;
 pub mod submission;
 pub mod time;

@@ -7,6 +7,7 @@ use super::check::Check;
 use super::issue::Issue;
 use super::meta::{Meta, Reason};
 use super::reason::Vocabulary;
+use super::retention::{Keep, Retention};
 use super::submission::{ReasonIn, Submission};
 use super::time::Timestamp;
 use super::value::Phi;
@@ -33,6 +34,8 @@ pub struct Draft {
     pub meta: Meta,
     /// What will be sealed, by rising path.
     pub items: Vec<Item>,
+    /// How long that is kept.
+    pub keep: Keep,
 }
 
 /// One value to be sealed, and its place in the entry, such as `changes/0/old`.
@@ -63,6 +66,8 @@ pub struct Rules {
     pub max_skew_seconds: i64,
     /// What becomes of a change that changes nothing.
     pub no_op: NoOp,
+    /// How long values are kept.
+    pub retention: Retention,
 }
 
 /// How a submission got here.
@@ -91,6 +96,7 @@ pub fn draft(
     let outcome = check.outcome(submission.outcome.as_deref());
     let latest = arrival.now.plus_seconds(rules.max_skew_seconds);
     let (occurred_at, ended_at, effective_at) = check.times(&submission, latest);
+    let (born, class) = check.keep(&submission, rules, arrival.now);
     let actor = check.actor(submission.actor);
     let patient = submission.patient.and_then(|it| check.patient(it.id));
     let record = submission.record.and_then(|it| check.record(it));
@@ -133,7 +139,8 @@ pub fn draft(
     }
     let Check { issues, mut items } = check;
     items.sort_by(|a, b| a.path.cmp(&b.path));
-    issues.finish(Draft { meta, items })
+    let keep = rules.retention.keep(class.as_deref(), meta.category.as_deref(), arrival.now, born);
+    issues.finish(Draft { meta, items, keep })
 }
 
 /// Checks a reason that the vault itself asks for, for a reveal, a report or a key operation.

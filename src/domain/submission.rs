@@ -50,6 +50,9 @@ pub struct Submission {
     pub record: Option<RecordIn>,
     /// The category of the content, such as problems, medications, results.
     pub category: Option<String>,
+    /// How long the values are kept: a retention class of the site (`config/retention.toml`); that of the category, or the
+    /// default, if absent.
+    pub retention: Option<String>,
     /// Labels of specially protected data, such as SUD, HIV, PSY.
     pub sensitivity: Option<Vec<String>>,
     /// Why.
@@ -95,6 +98,8 @@ pub struct ActorIn {
 pub struct PatientIn {
     /// The patient's id, such as a medical record number.
     pub id: Option<String>,
+    /// The date of birth (YYYY-MM-DD): values of minors are kept longer. It is used for that and not stored.
+    pub birth_date: Option<String>,
 }
 
 /// Which record.

@@ -83,6 +83,12 @@ impl ApiError {
                 let issues = match error {
                     VaultError::Conflict(issues) => issues.clone(),
                     VaultError::Damaged(issue) => vec![issue.clone()],
+                    VaultError::Shredded(Some(certificate)) => {
+                        let detail = format!(
+                            "By what authority: GET /v1/retention/certificates/{certificate} (officer, auditor, admin)."
+                        );
+                        vec![Issue::new("", "certificate", detail)]
+                    }
                     _ => Vec::new(),
                 };
                 (status, code, detail.to_owned(), issues)
@@ -127,10 +133,10 @@ fn told(error: &VaultError) -> (StatusCode, &'static str, &'static str) {
             "unknown_outcome",
             "The vault could not confirm the write. Send the same again, with the same id; it will not be stored twice.",
         ),
-        VaultError::Shredded => (
+        VaultError::Shredded(_) => (
             410,
             "shredded",
-            "The key that sealed this was destroyed; its values cannot be read any more. Metadata and proofs remain.",
+            "These values were disposed of, or their key was destroyed; they cannot be read any more. Metadata and proofs remain.",
         ),
         VaultError::Integrity(_) | VaultError::Damaged(_) => (
             500,

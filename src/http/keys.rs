@@ -9,21 +9,21 @@ use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
 use crate::domain::submission::{ReasonIn, object};
-use crate::vault::{KeyList, Rotated, SigningRotated};
+use crate::vault::{KeyList, ReencryptIn, Reencryption, Rotated, SigningRotated};
 
 use super::Api;
 use super::body::{self, JSON};
 use super::entries::{blocking, may};
 use super::error::{ApiResult, Problem};
 
-/// Why keys are rotated.
+/// Why it is done.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reason": {"code": "HSYSADMIN", "note": "Quarterly rotation"}}))]
-pub(super) struct RotateIn {
+pub(super) struct BecauseIn {
     /// The reason.
     #[serde(default, deserialize_with = "object")]
-    reason: Option<ReasonIn>,
+    pub(super) reason: Option<ReasonIn>,
 }
 
 /// List key versions
@@ -37,7 +37,7 @@ pub(super) async fn list(api: Data<Api>, caller: Caller) -> ApiResult<HttpRespon
 /// Rotate the data key
 ///
 /// A new version seals from now on; the ones before reveal only. Nothing stops, no proof changes.
-#[utoipa::path(post, path = "/v1/keys/rotate", tag = "Keys", request_body = RotateIn, responses(
+#[utoipa::path(post, path = "/v1/keys/rotate", tag = "Keys", request_body = BecauseIn, responses(
     (status = 200, description = "The new version.", body = Rotated), (status = 400, body = Problem, description = "The JSON is malformed."),
     (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
     (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
@@ -50,17 +50,21 @@ pub(super) async fn rotate(
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
     may(&api, &caller, Permission::RotateKeys, Action::KEY_ROTATE).await?;
-    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
-    let asked: RotateIn = json::parse(&body)?;
-    Ok(HttpResponse::Ok()
-        .json(blocking(move || Ok(api.vault.rotate_keys(&caller, asked.reason.unwrap_or_default())?)).await?))
+    let reason = because(&api, &request, payload).await?;
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.rotate_keys(&caller, reason)?)).await?))
+}
+
+/// Reads a body that only gives a reason.
+pub(super) async fn because(api: &Data<Api>, request: &HttpRequest, payload: Payload) -> ApiResult<ReasonIn> {
+    let body = body::read(api, request, payload, &[JSON], api.limits.body_bytes).await?;
+    Ok(json::parse::<BecauseIn>(&body)?.reason.unwrap_or_default())
 }
 
 /// Change the key that signs checkpoints
 ///
 /// An entry announces the new public key; one checkpoint is signed by both. Older checkpoints and receipts stay valid under the
 /// older key. Give the new public key to whoever verifies.
-#[utoipa::path(post, path = "/v1/keys/rotate-signing", tag = "Keys", request_body = RotateIn, responses(
+#[utoipa::path(post, path = "/v1/keys/rotate-signing", tag = "Keys", request_body = BecauseIn, responses(
     (status = 200, description = "The new public key.", body = SigningRotated), (status = 400, body = Problem, description = "The JSON is malformed."),
     (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
     (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
@@ -73,8 +77,36 @@ pub(super) async fn rotate_signing(
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
     may(&api, &caller, Permission::RotateKeys, Action::SIGNING_ROTATE).await?;
-    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
-    let asked: RotateIn = json::parse(&body)?;
-    let reason = asked.reason.unwrap_or_default();
+    let reason = because(&api, &request, payload).await?;
     Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.rotate_signing_key(&caller, reason)?)).await?))
+}
+
+/// Move everything to the newest data key
+///
+/// In the background, at a bounded rate. Each value is opened and held against its commitment before it is sealed again; no leaf
+/// changes, no proof breaks. After a stop another call goes on where this one was.
+#[utoipa::path(post, path = "/v1/keys/re-encrypt", tag = "Keys", request_body = ReencryptIn, responses(
+    (status = 202, description = "It goes on.", body = Reencryption), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
+    (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
+    (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "The reason will not do, or one goes on already."),
+    (status = 503, body = Problem, description = "It could not be recorded, so nothing is moved.")))]
+pub(super) async fn reencrypt(
+    api: Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::RotateKeys, Action::KEY_REENCRYPT).await?;
+    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
+    let asked: ReencryptIn = json::parse(&body)?;
+    Ok(HttpResponse::Accepted().json(blocking(move || Ok(api.vault.reencrypt(&caller, asked)?)).await?))
+}
+
+/// How far the last re-encryption got
+#[utoipa::path(get, path = "/v1/keys/re-encrypt", tag = "Keys", responses(
+    (status = 200, description = "How far it got.", body = Reencryption), (status = 401, body = Problem, description = "The token is not valid."),
+    (status = 403, body = Problem, description = "Only admins and auditors may.")))]
+pub(super) async fn reencryption(api: Data<Api>, caller: Caller) -> ApiResult<HttpResponse> {
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.reencryption(&caller)?)).await?))
 }

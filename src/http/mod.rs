@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::vault::Vault;
 
+mod admin;
 mod body;
 mod caller;
 mod entries;
@@ -29,6 +30,7 @@ mod keys;
 mod ledger;
 mod openapi;
 mod reports;
+mod retention;
 mod reveal;
 mod routes;
 mod tokens;

@@ -8,7 +8,7 @@ use actix_web::web::Bytes;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{entries, health, keys, ledger, reports, reveal, tokens};
+use super::{admin, entries, health, keys, ledger, reports, retention, reveal, tokens};
 
 /// What the page may load: its own style and script, and the document.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -34,12 +34,15 @@ pub fn document() -> utoipa::openapi::OpenApi {
         (name = "Reasons", description = "The reason codes in force."),
         (name = "Ledger", description = "Evidence that outsiders can check."),
         (name = "Keys", description = "For admins: data-key versions."),
+        (name = "Approvals", description = "For admins: what takes two of them."),
+        (name = "Retention", description = "For officers and admins: what falls due, legal holds, disposal certificates."),
         (name = "Tokens", description = "For admins: who may call."),
         (name = "Operations", description = "For monitoring; no token needed.")
     ),
     paths(
         entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, reveal::disclose, ledger::proof, ledger::trail,
-        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing,
+        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption,
+        admin::ask, admin::list, admin::approve, admin::cancel, retention::plan, retention::certificate, retention::holds, retention::place, retention::lift,
         health::alive, health::ready, health::metrics
     )
 )]

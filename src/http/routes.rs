@@ -2,7 +2,7 @@
 
 use actix_web::web::{ServiceConfig, delete, get, post, resource};
 
-use super::{entries, frame, health, keys, ledger, openapi, reports, reveal, tokens};
+use super::{admin, entries, frame, health, keys, ledger, openapi, reports, retention, reveal, tokens};
 
 /// Registers every route. A known path with another method answers 405.
 pub(super) fn all(config: &mut ServiceConfig) {
@@ -25,6 +25,15 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);
     add("/v1/keys", "GET", vec![get().to(keys::list)]);
     add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
+    add("/v1/keys/re-encrypt", "POST, GET", vec![post().to(keys::reencrypt), get().to(keys::reencryption)]);
+    add("/v1/admin/operations", "POST", vec![post().to(admin::ask)]);
+    add("/v1/approvals", "GET", vec![get().to(admin::list)]);
+    add("/v1/approvals/{id}/approve", "POST", vec![post().to(admin::approve)]);
+    add("/v1/approvals/{id}/cancel", "POST", vec![post().to(admin::cancel)]);
+    add("/v1/retention/plan", "GET", vec![get().to(retention::plan)]);
+    add("/v1/retention/certificates/{id}", "GET", vec![get().to(retention::certificate)]);
+    add("/v1/holds", "GET, POST", vec![get().to(retention::holds), post().to(retention::place)]);
+    add("/v1/holds/{id}/lift", "POST", vec![post().to(retention::lift)]);
     add("/v1/keys/rotate-signing", "POST", vec![post().to(keys::rotate_signing)]);
     add("/v1/entries/{id}/disclose", "POST", vec![post().to(reveal::disclose)]);
     add("/v1/entries/{id}/leaf", "GET", vec![get().to(ledger::leaf)]);

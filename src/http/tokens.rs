@@ -9,7 +9,7 @@ use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
 use crate::domain::submission::ReasonIn;
-use crate::vault::{TokenIn, TokenMade, TokenView};
+use crate::vault::{Approval, Asked, TokenIn, TokenMade, TokenView};
 
 use super::Api;
 use super::body::{self, JSON};
@@ -45,7 +45,8 @@ pub(super) async fn list(api: Data<Api>, caller: Caller) -> ApiResult<HttpRespon
 ///
 /// The token is shown once. Its label becomes the source of what is submitted with it.
 #[utoipa::path(post, path = "/v1/tokens", tag = "Tokens", request_body = TokenIn, responses(
-    (status = 201, description = "The token.", body = TokenMade), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 201, description = "The token.", body = TokenMade),
+    (status = 202, description = "Another administrator takes a second one's approval; it waits for that.", body = Approval), (status = 400, body = Problem, description = "The JSON is malformed."),
     (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
     (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
     (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "Something in it will not do."),
@@ -59,7 +60,11 @@ pub(super) async fn create(
     may(&api, &caller, Permission::ManageTokens, Action::TOKEN_CREATE).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: TokenIn = json::parse(&body)?;
-    Ok(HttpResponse::Created().json(blocking(move || Ok(api.vault.create_token(&caller, asked)?)).await?))
+    let asked = blocking(move || Ok(api.vault.create_token(&caller, asked)?)).await?;
+    Ok(match asked {
+        Asked::Pending(_) => HttpResponse::Accepted().json(asked),
+        Asked::Done(_) => HttpResponse::Created().json(asked),
+    })
 }
 
 /// Revoke a token

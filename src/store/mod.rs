@@ -50,6 +50,7 @@ pub struct StateRow {
 }
 
 /// What is committed together.
+#[derive(Default)]
 pub struct Batch<'a> {
     /// Entries, consecutive from the store's size.
     pub rows: &'a [Row],
@@ -59,6 +60,23 @@ pub struct Batch<'a> {
     pub tiles: &'a [Tile],
     /// State rows to put, replacing those of the same kind and id.
     pub state: &'a [StateRow],
+    /// Entries whose sealed record is replaced: position and new record. Nothing else of an entry ever changes.
+    pub resealed: &'a [(u64, Vec<u8>)],
+    /// How the count of records under each key changes with all this.
+    pub usage: &'a [Usage],
+}
+
+/// Records of one segment that are sealed under one data-key version and bucket; in a batch, by how many they change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Usage {
+    /// Which segment.
+    pub segment: u64,
+    /// The data-key version; 0: records whose values were erased.
+    pub version: u32,
+    /// The bucket.
+    pub bucket: u32,
+    /// How many.
+    pub entries: i64,
 }
 
 /// What a search of the index found.
@@ -155,6 +173,20 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError>;
+
+    /// How many records are sealed under which keys, by rising segment, version and bucket. Only as good as the file: before
+    /// a key is destroyed the records themselves are counted.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn usage(&self) -> Result<Vec<Usage>, StoreError>;
+
+    /// Moves what was committed from the write-ahead log into the database file and empties the log, so that bytes that were
+    /// replaced are gone from both. Readers may make this wait; then it is done later.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn flush(&self) -> Result<(), StoreError>;
 
     /// Bytes of the database, its write-ahead log included, for metrics.
     fn disk_bytes(&self) -> u64;

@@ -12,7 +12,7 @@ const RECORD_PATH: &str = "record/id";
 
 /// Replaces the patient ids of a draft by their blind index and seals the ids.
 pub(super) fn blind(draft: &mut Draft, key: &IndexKey) {
-    let Draft { meta, items } = draft;
+    let Draft { meta, items, .. } = draft;
     let mut hide = |path: String, id: &str| {
         items.push(Item { path, value: Phi::text(id) });
         key.blind(id)

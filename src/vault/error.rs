@@ -4,6 +4,7 @@ use crate::crypto::keyring::KeyringError;
 use crate::domain::issue::Issue;
 use crate::keyfile::FileError;
 use crate::store::StoreError;
+use uuid::Uuid;
 
 /// Why an operation did not happen. Nothing in it names a patient or repeats a value.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +31,9 @@ pub enum VaultError {
     /// The vault is stopping, or the outcome of a write is unknown; retrying with the same id is safe.
     #[error("the vault could not confirm the write; try again with the same id")]
     Unknown,
-    /// The key that sealed the entry was destroyed.
-    #[error("the key that sealed this was destroyed")]
-    Shredded,
+    /// The values were disposed of, or the key that sealed them was destroyed; the certificate says by what right.
+    #[error("the values were disposed of")]
+    Shredded(Option<Uuid>),
     /// What was read does not agree with the ledger.
     #[error("what is stored does not agree with the ledger: {0}")]
     Integrity(String),

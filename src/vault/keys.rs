@@ -1,12 +1,14 @@
 //! The keyring in use: which keys seal now, and how they are rotated while applications go on writing.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use crate::crypto::kek::{Kek, Unlock};
+use crate::crypto::kek::Unlock;
 use crate::crypto::keyring::{KeyState, Keyring, KeyringError, file_digest};
+use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::meta::Meta;
@@ -16,19 +18,31 @@ use crate::keyfile::{self, KeyPaths};
 
 use super::Vault;
 use super::error::{OpenError, VaultError};
+use super::fault;
 use super::record::Note;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION};
+use super::writer::Prepared;
 
 /// The keyring and what is needed to write the next one.
 pub(super) struct Keys {
     ring: RwLock<Arc<Keyring>>,
     /// The digest of the file that holds it.
     digest: Mutex<String>,
-    kek: Kek,
+    /// What is about to be destroyed: nothing sealed under it may come in any more.
+    barred: Mutex<Option<Barred>>,
     pub(super) paths: KeyPaths,
     /// Held while the keyring changes, so that changes come one after the other. True while the newest keyring is recorded
     /// but stands beside its place, because it could not be renamed.
     pub(super) unplaced: Mutex<bool>,
+}
+
+/// What is about to be destroyed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Barred {
+    /// A data-key version.
+    Version(u32),
+    /// A bucket.
+    Bucket(u32),
 }
 
 /// What an administrator sees of the keys.
@@ -40,6 +54,8 @@ pub struct KeyList {
     pub active: u32,
     /// All versions.
     pub versions: Vec<KeyVersion>,
+    /// The slots that open the keyring.
+    pub slots: Vec<String>,
 }
 
 /// One data-key version.
@@ -55,6 +71,11 @@ pub struct KeyVersion {
     /// When it stopped sealing.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub retired_at: Option<Timestamp>,
+    /// When it was destroyed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub destroyed_at: Option<Timestamp>,
+    /// Entries whose values are sealed under it.
+    pub entries: u64,
 }
 
 /// What a rotation did.
@@ -67,7 +88,7 @@ pub struct Rotated {
     /// The generation of the keyring file.
     pub keyring_generation: u64,
     /// The entry that records it.
-    pub recorded_as: uuid::Uuid,
+    pub recorded_as: Uuid,
 }
 
 impl Keys {
@@ -100,8 +121,9 @@ impl Keys {
     }
 
     fn decode(paths: &KeyPaths, unlock: &Unlock, file: &str) -> Result<Self, OpenError> {
-        let (ring, kek) = Keyring::decode(file, unlock).map_err(|source| refused(paths, source))?;
-        let keys = Self::fresh(ring, kek, paths);
+        let (ring, slot) = Keyring::decode(file, unlock).map_err(|source| refused(paths, source))?;
+        tracing::info!(slot, "the keyring is open");
+        let keys = Self::fresh(ring, paths);
         *keys.digest.lock().unwrap_or_else(PoisonError::into_inner) = file_digest(file);
         Ok(keys)
     }
@@ -127,19 +149,45 @@ impl Keys {
     }
 
     /// A keyring that was just made, before any file or ledger knows it.
-    pub(super) fn fresh(ring: Keyring, kek: Kek, paths: &KeyPaths) -> Self {
+    pub(super) fn fresh(ring: Keyring, paths: &KeyPaths) -> Self {
         Self {
             ring: RwLock::new(Arc::new(ring)),
             digest: Mutex::default(),
-            kek,
+            barred: Mutex::default(),
             paths: paths.clone(),
             unplaced: Mutex::new(false),
         }
     }
 
+    /// Whether one of these entries is sealed under what is about to be destroyed; it must be sealed anew.
+    pub(super) fn bars(&self, entries: &[Prepared]) -> bool {
+        let barred = *self.barred.lock().unwrap_or_else(PoisonError::into_inner);
+        barred.is_some_and(|barred| {
+            entries.iter().any(|entry| match (barred, seal::counted_under(&entry.sealed)) {
+                (Barred::Version(barred), (version, _)) => version == barred,
+                (Barred::Bucket(barred), (_, bucket)) => bucket == barred,
+            })
+        })
+    }
+
+    /// Lets nothing more in under what is about to be destroyed, until the guard is dropped.
+    pub(super) fn bar(&self, what: Barred) -> Bar<'_> {
+        *self.barred.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+        Bar(self)
+    }
+
     /// The keyring of now.
     pub(super) fn ring(&self) -> Arc<Keyring> {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// See [`Keys::bar`].
+pub(super) struct Bar<'a>(&'a Keys);
+
+impl Drop for Bar<'_> {
+    fn drop(&mut self) {
+        *self.0.barred.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -152,57 +200,87 @@ impl Vault {
         self.allow(caller, Permission::ListKeys, Action::KEY_LIST)?;
         self.record(Note::new(caller, Action::KEY_LIST, super::record::default_reason()))?;
         let ring = self.keys.ring();
+        let usage = self.store.usage()?;
+        let entries = |version| {
+            let under = usage.iter().filter(|it| it.version == version).map(|it| it.entries);
+            u64::try_from(under.sum::<i64>()).unwrap_or(0)
+        };
         let versions = ring.versions().iter().map(|it| KeyVersion {
             version: it.version,
             state: it.state,
             created_at: it.created_at,
             retired_at: it.retired_at,
+            destroyed_at: it.destroyed_at,
+            entries: entries(it.version),
         });
         Ok(KeyList {
             keyring_generation: ring.generation(),
             active: ring.newest().version,
             versions: versions.collect(),
+            slots: ring.slots().iter().map(|it| it.name.clone()).collect(),
         })
     }
 
     /// Makes a new data-key version, at once; the ones before reveal only.
-    ///
-    /// Order, and what is true if the process dies after each step: (1) the next keyring is written beside the current one:
-    /// start-up removes it; (2) an entry records its generation and digest: start-up puts it in place; (3) it is renamed
-    /// into place. Memory follows the entry, for that is what counts.
     ///
     /// # Errors
     /// [`VaultError::Denied`], [`VaultError::Invalid`] without a reason, or what writing says.
     pub fn rotate_keys(&self, caller: &Caller, reason: ReasonIn) -> Result<Rotated, VaultError> {
         self.allow(caller, Permission::RotateKeys, Action::KEY_ROTATE)?;
         let reason = self.reason(caller, Action::KEY_ROTATE, reason)?;
+        let change = self.changing_keys();
+        let before = self.keys.ring();
+        let after = before.rotated(self.clock.now());
+        let (active, previous) = (after.newest().version, before.newest().version);
+        let mut note = Note::new(caller, Action::KEY_ROTATE, reason);
+        note.facts.push(("active_version".into(), active.to_string()));
+        note.facts.push(("retired_version".into(), previous.to_string()));
+        let keyring_generation = after.generation();
+        let recorded_as = self.change_keyring(change, note, after)?;
+        Ok(Rotated { active, previous, keyring_generation, recorded_as })
+    }
+
+    /// Changes of the keyring come one after the other.
+    pub(super) fn changing_keys(&self) -> Changing<'_> {
+        self.keys.unplaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the next keyring in place of the current one; gives back the id of the entry that records it.
+    ///
+    /// Order, and what is true if the process dies after each step: (1) the next keyring is written beside the current one:
+    /// start-up removes it; (2) an entry records its generation and digest: start-up puts it in place; (3) it is renamed
+    /// into place. Memory follows the entry, for that is what counts.
+    pub(super) fn change_keyring(
+        &self,
+        mut unplaced: Changing<'_>,
+        mut note: Note<'_>,
+        after: Keyring,
+    ) -> Result<Uuid, VaultError> {
         let keys = &self.keys;
-        let mut unplaced = keys.unplaced.lock().unwrap_or_else(PoisonError::into_inner);
         if *unplaced {
             keyfile::rename(&keys.paths.next_keyring(), &keys.paths.keyring)?;
             *unplaced = false;
         }
-        let before = keys.ring();
-        let after = before.rotated(self.clock.now());
-        let file = after.encode(&keys.kek);
+        let file = after.encode();
         let next = keys.paths.next_keyring();
         keyfile::remove(&next)?;
         keyfile::create_private(&next, file.as_bytes())?;
-        let (active, previous) = (after.newest().version, before.newest().version);
-        let mut note = Note::new(caller, Action::KEY_ROTATE, reason);
-        note.facts = keyring_facts(&after, &file);
-        note.facts.push(("active_version".into(), active.to_string()));
-        note.facts.push(("retired_version".into(), previous.to_string()));
+        fault::point("keyring-written");
+        note.facts.extend(keyring_facts(&after, &file));
         let receipt = self.record(note)?;
-        let keyring_generation = after.generation();
+        fault::point("keyring-recorded");
         *keys.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         *unplaced = true;
         keyfile::rename(&next, &keys.paths.keyring)?;
         *unplaced = false;
+        fault::point("keyring-placed");
         self.sign_now();
-        Ok(Rotated { active, previous, keyring_generation, recorded_as: receipt.id })
+        Ok(receipt.id)
     }
 }
+
+/// Held while the keyring changes; see [`Keys::unplaced`].
+pub(super) type Changing<'a> = MutexGuard<'a, bool>;
 
 /// The facts that tie a keyring file to the ledger.
 pub(super) fn keyring_facts(ring: &Keyring, file: &str) -> Vec<(String, String)> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::keyfile::LockFile;
 use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
 use crate::ledger::hash::Hash;
-use crate::ledger::note::{Note, NoteSigner, Signature, VerifierKey};
+use crate::ledger::note::{Note, NoteError, NoteSigner, Signature, VerifierKey};
 use crate::ledger::policy::Policy;
 use crate::ledger::proof;
 use crate::ledger::tiles::TileName;
@@ -251,6 +251,11 @@ impl Ledger {
     /// The public half of the key that signs.
     pub(super) fn verifier_key(&self) -> VerifierKey {
         self.signing_keys.read().unwrap_or_else(PoisonError::into_inner).signer.verifier_key().clone()
+    }
+
+    /// Signs a text that is no checkpoint, with the key of now.
+    pub(super) fn sign_text(&self, text: &str) -> Result<String, NoteError> {
+        self.signing_keys.read().unwrap_or_else(PoisonError::into_inner).signer.sign(text)
     }
 
     /// Signs with the key of now from here on.

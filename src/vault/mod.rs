@@ -3,7 +3,7 @@
 //! This room never sees HTTP, command lines or SQL. Its methods block, but for [`Vault::submit`]; call them off the async
 //! threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -18,16 +18,24 @@ use crate::domain::time::Clock;
 use crate::keyfile::ProcessLock;
 use crate::store::Store;
 
+mod approval;
 mod backup;
 mod blinding;
+mod book;
+mod certificate;
 mod disclosure;
+mod disposal;
 mod error;
 mod evidence;
+mod fault;
+mod hold;
 mod keys;
 mod ledger;
 mod open;
 mod record;
+mod rekey;
 mod report;
+mod reseal;
 mod reveal;
 mod scrub;
 mod search;
@@ -43,14 +51,20 @@ mod writer;
 
 pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
 pub use crate::crypto::keyring::{Keyring, file_digest as keyring_digest};
+pub use crate::crypto::lock::{MAIN_SLOT, Slot};
 pub use crate::ledger::tiles::TileName;
+pub use approval::{Approval, Asked, Done, Operation, Stage};
 pub use backup::{Manifest, RestoreAsked, back_up, restore, undo_restore};
+pub use certificate::Certificate;
 pub use disclosure::{Disclosure, verify_disclosure};
+pub use disposal::{Disposed, PlannedBucket, Redacted, RetentionPlan};
 pub use error::{OpenError, VaultError};
 pub use evidence::{Consistency, Leaf, Proof};
+pub use hold::{Hold, HoldIn, Scope};
 pub use keys::{KeyList, KeyVersion, Rotated};
 pub use ledger::Signed;
 pub use open::{Creation, Opening, Restored, create};
+pub use rekey::{Destroyed, ReencryptIn, Reencryption, Slots};
 pub use report::AccessAsked;
 pub use reveal::MAX_REVEAL;
 pub use search::Page;
@@ -73,6 +87,14 @@ pub struct Settings {
     pub queue_kib: usize,
     /// Entries a second that are gone through for damage; 0: none.
     pub scrub_per_second: u64,
+    /// Whether what cannot be undone needs a second administrator.
+    pub two_person: bool,
+    /// How long a request waits for one, seconds.
+    pub approval_seconds: i64,
+    /// Entries a second that a re-encryption moves unless it is asked for another rate; 0: no bound.
+    pub reencrypt_per_second: u64,
+    /// How long backups of the keyring are kept, days: until then they can undo what was destroyed.
+    pub keyring_backup_days: i64,
 }
 
 /// An open vault.
@@ -90,6 +112,12 @@ pub struct Vault {
     tokens: RwLock<tokens::Tokens>,
     /// Held while a token is made or revoked.
     changing_tokens: Mutex<()>,
+    approvals: Mutex<BTreeMap<String, Approval>>,
+    holds: Mutex<BTreeMap<String, Hold>>,
+    /// Held while sealed records are replaced: by one at a time.
+    resealing: Arc<Mutex<()>>,
+    reencryption: Mutex<Option<rekey::Running>>,
+    progress: Arc<rekey::Progress>,
     denials: Mutex<HashMap<String, record::Denials>>,
     queue: Mutex<writer::Queue>,
     room: Arc<Semaphore>,
@@ -133,7 +161,7 @@ impl Vault {
         let caller = Caller { token_id: "local".into(), label: "local-admin".into(), role: Role::Admin };
         let view = tokens::check(Some(role.name().into()), Some(label.into()), None, None, self.clock.now())
             .map_err(VaultError::Invalid)?;
-        self.add_token(&caller, view, record::default_reason())
+        self.add_token(record::Note::new(&caller, Action::TOKEN_CREATE, record::default_reason()), view)
     }
 
     /// Finishes what was taken, seals and signs it, and ends the background threads. Later submissions are refused.
@@ -145,8 +173,9 @@ impl Vault {
             return Ok(());
         };
         threads.stop_scrubber();
+        self.stop_reencryption();
         let meta = writer::own_meta(Action::VAULT_STOP, Vec::new());
-        let recorded = self.commit_now(vec![writer::prepare(&self.keys, meta, &[])], Vec::new());
+        let recorded = self.commit_now(vec![(meta, Vec::new())], Vec::new());
         let stopped = self.send(writer::Message::Stop);
         drop(threads.writer.join());
         drop(threads.stop_signer);
@@ -172,6 +201,7 @@ impl Drop for Vault {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut threads) = threads {
             threads.stop_scrubber();
+            self.stop_reencryption();
             let (dead, _) = channel();
             *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = dead;
             drop(threads.stop_signer);

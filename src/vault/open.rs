@@ -1,6 +1,6 @@
 //! Making a vault, and opening one with distrust.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::crypto::kek::{Cost, Kek, Unlock};
+use crate::crypto::kek::{Cost, Unlock};
 use crate::crypto::keyring::Keyring;
+use crate::crypto::lock::{MAIN_SLOT, Slot};
 use crate::crypto::random;
+use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::index::{Dimension, Term, terms};
 use crate::domain::meta::Meta;
@@ -23,16 +25,19 @@ use crate::ledger::leaf::{Sequenced, entry_leaf};
 use crate::ledger::note::NoteSigner;
 use crate::ledger::tree::Edge;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Batch, Order, Row, Store, StoreError};
+use crate::store::{Batch, Order, Row, Store, StoreError, Usage};
 
+use super::approval::{self, Approval};
+use super::book;
 use super::error::OpenError;
+use super::hold::{self, Hold};
 use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
 use super::scrub::Scrubber;
 use super::signing;
-use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
+use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
 use super::status::Counters;
-use super::tokens::{self, Tokens};
+use super::tokens::Tokens;
 use super::trust::{self, meta_of};
 use super::writer::{Message, Unsealed, Writer, own_meta, prepare};
 use super::{Settings, Threads, Vault};
@@ -118,7 +123,7 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
     let origin = format!("{name}/{}", hex::encode(random::array::<8>()));
     let signer = NoteSigner::from_seed(&origin, &random::array())
         .map_err(|error| OpenError::Distrust(format!("The ledger name {name:?} cannot be used: {error}.")))?;
-    let kek = Kek::create(unlock, *cost).map_err(|source| OpenError::Keyring {
+    let slot = Slot::of(MAIN_SLOT, unlock, *cost).map_err(|source| OpenError::Keyring {
         path: paths.keyring.display().to_string(),
         source: source.into(),
         remedy: "Nothing was made.",
@@ -128,8 +133,8 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
         keyfile::create_folder(folder)?;
     }
     SqliteStore::create(&database)?;
-    let ring = Keyring::create(clock.now());
-    let file = ring.encode(&kek);
+    let ring = Keyring::create(clock.now(), slot);
+    let file = ring.encode();
     keyfile::create_private(&paths.keyring, file.as_bytes())?;
     keyfile::create_private(&paths.signing_key, format!("{}\n", signer.to_private_text()).as_bytes())?;
     keyfile::create_private(&paths.verifier_key(), format!("{}\n", signer.verifier_key()).as_bytes())?;
@@ -137,12 +142,14 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
     facts.push(("ledger".into(), origin.clone()));
     facts.push(("verifier_key".into(), signer.verifier_key().to_string()));
     facts.sort();
-    let row = first_row(&Keys::fresh(ring, kek, paths), facts, clock);
+    let row = first_row(&Keys::fresh(ring, paths), facts, clock);
     let mut edge = Edge::new();
     edge.append(row.leaf);
     let index = [terms(&meta_of(&row)?)];
     let store = SqliteStore::open(&database)?;
-    store.append(&Batch { rows: std::slice::from_ref(&row), terms: &index, tiles: &[], state: &[] })?;
+    let (version, bucket) = seal::counted_under(&row.sealed);
+    let usage = [Usage { segment: 0, version, bucket, entries: 1 }];
+    store.append(&Batch { rows: std::slice::from_ref(&row), terms: &index, usage: &usage, ..Batch::default() })?;
     let checkpoint = Checkpoint { origin, size: 1, root: edge.root(), extensions: Vec::new() };
     let note = checkpoint.sign(&signer).map_err(|error| OpenError::Distrust(error.to_string()))?;
     Ok(LockFile::create(&paths.lock, &note)?)
@@ -172,6 +179,8 @@ struct Sound {
     unsealed: Unsealed,
     standing: Standing,
     tokens: Tokens,
+    approvals: BTreeMap<String, Approval>,
+    holds: BTreeMap<String, Hold>,
     /// Entries whose values were altered.
     damaged: Vec<u64>,
 }
@@ -200,17 +209,21 @@ impl Sound {
         let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
         let damaged = trust::check_tail(&**store, &keys, sealed_to, ledger.checkpoint().size)?;
-        let (standing, rows) = trust::state_rows(&**store, &ledger, &seal, &[tokens::KIND])?;
-        let (tokens, untrusted) = Tokens::load(&rows, &standing, &keys);
-        counters.untrusted_state.store(untrusted, Ordering::Relaxed);
+        let (standing, rows) = trust::state_rows(&**store, &ledger, &seal, &KINDS)?;
+        let (tokens, mut untrusted) = Tokens::load(&rows, &standing, &keys);
+        let (approvals, more) = book::load(&rows, approval::KIND, &standing, &keys);
+        untrusted += more;
+        let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys);
+        counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let unsealed = trust::rebuild_unsealed(&**store, sealed_to)?;
+        store.usage()?;
         // Found sound: from here on files may change.
         if !is_new_ledger {
             keys.settle(&seal)?;
             signing::settle(&opening.keys, successor)?;
         }
         store.repair()?;
-        Ok(Self { ledger, keys, counters, edge, unsealed, standing, tokens, damaged })
+        Ok(Self { ledger, keys, counters, edge, unsealed, standing, tokens, approvals, holds, damaged })
     }
 }
 
@@ -224,7 +237,7 @@ impl Vault {
         let database = existing_database(&opening.data)?;
         let process_lock = ProcessLock::take(&opening.data)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database)?);
-        let Sound { ledger, keys, counters, edge, unsealed, standing, tokens, damaged } =
+        let Sound { ledger, keys, counters, edge, unsealed, standing, tokens, approvals, holds, damaged } =
             Sound::check(&opening, &store)?;
         let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
         let (queue, received) = channel();
@@ -263,6 +276,11 @@ impl Vault {
             vocabulary,
             tokens: RwLock::new(tokens),
             changing_tokens: Mutex::default(),
+            approvals: Mutex::new(approvals),
+            holds: Mutex::new(holds),
+            resealing: Arc::default(),
+            reencryption: Mutex::default(),
+            progress: Arc::default(),
             denials: Mutex::default(),
             queue: Mutex::new(queue),
             counters,
@@ -273,6 +291,10 @@ impl Vault {
             vault.record_restore(restored).map_err(distrust)?;
         }
         vault.record_start(opening.vocabulary, opening.clock_state, &damaged).map_err(distrust)?;
+        vault.finish_disposals().map_err(distrust)?;
+        // The bucket that most entries will go into; others are made when they are needed.
+        let usual = vault.settings.rules.retention.keep(None, None, vault.clock.now(), None);
+        vault.bucket_for(&usual).map_err(distrust)?;
         Ok(vault)
     }
 
@@ -292,8 +314,7 @@ impl Vault {
             ("restored_entries".to_owned(), restored.entries.to_string()),
         ];
         facts.sort();
-        let entry = prepare(&self.keys, own_meta(Action::VAULT_RESTORE, facts), &[]);
-        self.commit_now(vec![entry], Vec::new())?;
+        self.commit_now(vec![(own_meta(Action::VAULT_RESTORE, facts), Vec::new())], Vec::new())?;
         self.ledger.sign()
     }
 
@@ -318,13 +339,21 @@ impl Vault {
             entries.push(own_meta(Action::VOCABULARY, facts));
         }
         let patient_ids = if self.settings.blind_patients { "blind" } else { "plain" };
-        let facts = [("clock", clock_state), (PATIENT_IDS, patient_ids), ("version", env!("CARGO_PKG_VERSION"))];
+        let two_person = if self.settings.two_person { "on" } else { "off" };
+        if !self.settings.two_person {
+            tracing::warn!(
+                "approval by a second administrator is switched off: one administrator alone can destroy keys and values"
+            );
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let facts =
+            [("clock", clock_state), (PATIENT_IDS, patient_ids), ("two_person", two_person), ("version", version)];
         entries.push(own_meta(
             Action::VAULT_START,
             facts.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         ));
-        let prepared = entries.into_iter().map(|meta| prepare(&self.keys, meta, &[])).collect();
-        self.commit_now(prepared, Vec::new()).map(|_| ())
+        let entries = entries.into_iter().map(|meta| (meta, Vec::new())).collect();
+        self.commit_now(entries, Vec::new()).map(|_| ())
     }
 }
 

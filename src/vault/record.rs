@@ -6,10 +6,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::crypto::keyring::OWN_BUCKET;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::Receipt;
-use crate::domain::meta::{Actor, Patient, Reason, Record, Related};
+use crate::domain::meta::{Actor, Meta, Patient, Reason, Record, Related};
 use crate::domain::rules::{Draft, Item, vault_reason};
 use crate::domain::submission::ReasonIn;
 use crate::domain::value::Phi;
@@ -17,7 +18,7 @@ use crate::store::StateRow;
 
 use super::Vault;
 use super::error::VaultError;
-use super::writer::{Job, Message, Prepared, own_meta, prepare};
+use super::writer::{Job, Message, Prepared, own_meta, prepare, prepare_in};
 
 /// Denials of one token that are recorded within [`DENIAL_WINDOW_SECONDS`]; the rest are counted in the next one, so that a
 /// stray script cannot fill the ledger.
@@ -45,6 +46,8 @@ pub(super) struct Note<'a> {
     pub(super) items: Vec<Item>,
     /// State that changes with it.
     pub(super) state: Vec<StateRow>,
+    /// The id of the entry, if something that is written before must name it.
+    pub(super) id: Option<Uuid>,
 }
 
 impl<'a> Note<'a> {
@@ -60,6 +63,7 @@ impl<'a> Note<'a> {
             facts: Vec::new(),
             items: Vec::new(),
             state: Vec::new(),
+            id: None,
         }
     }
 
@@ -141,6 +145,13 @@ impl Vault {
 
     /// Records an operation, durably, before its result leaves. If this fails, the operation must not happen.
     pub(super) fn record(&self, note: Note<'_>) -> Result<Receipt, VaultError> {
+        let (meta, items, state) = self.compose(note);
+        let mut receipts = self.commit_now(vec![(meta, items)], state)?;
+        receipts.pop().ok_or(VaultError::Unknown)
+    }
+
+    /// The entry of a note: its metadata, what is sealed with it, and the state that changes with it.
+    pub(super) fn compose(&self, note: Note<'_>) -> (Meta, Vec<Item>, Vec<StateRow>) {
         let Note {
             caller,
             action,
@@ -152,6 +163,7 @@ impl Vault {
             mut facts,
             items: more,
             state,
+            id,
         } = note;
         items.extend(more);
         items.sort_by(|a, b| a.path.cmp(&b.path));
@@ -161,17 +173,30 @@ impl Vault {
         meta.outcome = outcome;
         meta.actor = Actor { id: caller.label.clone(), role: Some(caller.role.name().to_owned()), ..Actor::default() };
         (meta.patient, meta.record, meta.related, meta.reason) = (patient, record, related, reason);
-        let mut receipts = self.commit_now(vec![prepare(&self.keys, meta, &items)], state)?;
-        receipts.pop().ok_or(VaultError::Unknown)
+        if let Some(id) = id {
+            meta.id = id;
+        }
+        (meta, items, state)
     }
 
     /// Commits entries of the vault's own. They do not wait for room in the queue: recording a reveal must not be starved by
     /// a flood of submissions.
-    pub(super) fn commit_now(&self, entries: Vec<Prepared>, state: Vec<StateRow>) -> Result<Vec<Receipt>, VaultError> {
-        let (reply, answer) = oneshot::channel();
-        // Ids of the vault's own entries are fresh, so there is nothing to look up and nobody to race with.
-        self.send(Message::Job(Job { entries, looked_up_to: u64::MAX, state, reply, room: None }))?;
-        answer.blocking_recv().map_err(|_| VaultError::Unknown)?.map_err(|_| VaultError::Unknown)
+    pub(super) fn commit_now(
+        &self,
+        metas: Vec<(Meta, Vec<Item>)>,
+        state: Vec<StateRow>,
+    ) -> Result<Vec<Receipt>, VaultError> {
+        loop {
+            let entries = metas.iter().map(|(meta, items)| prepare(&self.keys, meta.clone(), items)).collect();
+            let (reply, answer) = oneshot::channel();
+            // Ids of the vault's own entries are fresh, so there is nothing to look up and nobody to race with.
+            let (looked_up_to, state, resealed) = (u64::MAX, state.clone(), Vec::new());
+            self.send(Message::Job(Job { entries, looked_up_to, state, resealed, reply, room: None }))?;
+            // Else sealed under a key that is just being destroyed: once more, under the keys of now.
+            if let Ok(receipts) = answer.blocking_recv().map_err(|_| VaultError::Unknown)? {
+                return Ok(receipts);
+            }
+        }
     }
 
     /// Signs at once what a change of tokens or keys committed, so that cutting it off shows from the moment it is answered.
@@ -194,13 +219,14 @@ impl Vault {
 
     /// Seals a draft for the writer, blinding it first where the vault blinds.
     pub(super) fn seal(&self, draft: &Draft) -> Prepared {
+        let ring = self.keys.ring();
+        let bucket = ring.bucket_of(&draft.keep.class, draft.keep.until).map_or(OWN_BUCKET, |it| it.id);
         if !self.settings.blind_patients {
-            return prepare(&self.keys, draft.meta.clone(), &draft.items);
+            return prepare_in(&self.keys, bucket, draft.meta.clone(), &draft.items);
         }
         let mut draft = draft.clone();
-        let ring = self.keys.ring();
         super::blinding::blind(&mut draft, ring.index_keys().last().expect("a keyring has an index key"));
-        prepare(&self.keys, draft.meta, &draft.items)
+        prepare_in(&self.keys, bucket, draft.meta, &draft.items)
     }
 
     /// The forms a patient id may have on disk: in clear, and one per blind index key, for a vault may have been switched.

@@ -97,6 +97,9 @@ impl Scrubber {
         if leaf != row.leaf || (begins_tile && !self.ledger.has_leaf(row.sequence, &leaf)?) {
             return Ok(false);
         }
+        if seal::is_erased(&row.sealed).is_some() {
+            return Ok(true);
+        }
         let ring = self.keys.ring();
         let (Ok(meta), Ok(header)) = (Meta::decode(&row.meta), seal::header(&row.sealed)) else { return Ok(false) };
         let opens = match ring.opening(header) {
@@ -113,7 +116,7 @@ impl Scrubber {
         meta.outcome = Outcome::Failure;
         let (reply, answer) = oneshot::channel();
         let entries = vec![prepare(&self.keys, meta, &[])];
-        let job = Job { entries, looked_up_to: u64::MAX, state: Vec::new(), reply, room: None };
+        let job = Job { entries, looked_up_to: u64::MAX, state: Vec::new(), resealed: Vec::new(), reply, room: None };
         if self.queue.send(Message::Job(job)).is_ok() {
             drop(answer.blocking_recv());
         }

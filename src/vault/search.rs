@@ -200,7 +200,7 @@ impl Vault {
         if meta.patients().any(|it| !it.is_plain()) {
             match self.open_items(row, &meta) {
                 Ok(items) => opened = items,
-                Err(VaultError::Shredded) => sealed_ids = Some("destroyed"),
+                Err(VaultError::Shredded(_)) => sealed_ids = Some("destroyed"),
                 Err(VaultError::Integrity(what)) => {
                     tracing::error!(what, "blinded ids could not be opened; run phivault verify");
                     sealed_ids = Some("damaged");
@@ -249,12 +249,19 @@ impl Vault {
             self.counters.integrity_failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             VaultError::Integrity(format!("entry {}: {error}", row.sequence))
         };
+        if let Some((_, certificate)) = seal::is_erased(&row.sealed) {
+            return Err(VaultError::Shredded(Some(Uuid::from_bytes(certificate))));
+        }
         let header = seal::header(&row.sealed).map_err(wrong)?;
         let ring = self.keys.ring();
         if !ring.knows(header) {
             return Err(wrong(seal::OpenError::Rejected));
         }
-        let keys = ring.opening(header).ok_or(VaultError::Shredded)?;
+        let gone = || {
+            let certificate = ring.bucket(header.bucket).and_then(|it| it.certificate);
+            VaultError::Shredded(certificate.map(Uuid::from_bytes))
+        };
+        let keys = ring.opening(header).ok_or_else(gone)?;
         open(&keys).map_err(wrong)
     }
 }

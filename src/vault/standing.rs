@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::crypto::{label, mac};
-use crate::domain::action::{Action, Outcome};
+use crate::domain::action::{Action, Kind, Outcome};
 use crate::domain::meta::Meta;
 use crate::store::StateRow;
 
@@ -25,6 +25,9 @@ pub(super) const PATIENT_IDS: &str = "patient_ids";
 pub(super) const STATE_DIGEST: &str = "state_digest";
 /// The fact by which a seal entry commits to all state rows.
 pub(super) const STATE_ROOT: &str = "state_root";
+
+/// The kinds of state rows.
+pub(super) const KINDS: [&str; 3] = ["token", "approval", "hold"];
 
 /// What stands.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -57,32 +60,36 @@ impl Standing {
         if meta.outcome != Outcome::Success {
             return false;
         }
-        match meta.action {
-            Action::VAULT_CREATE | Action::KEY_ROTATE | Action::VAULT_RESTORE | Action::SIGNING_ROTATE => {
-                let set = |place: &mut String, name| {
-                    if let Some(value) = meta.fact(name) {
-                        value.clone_into(place);
-                    }
-                };
-                set(&mut self.keyring.0, KEYRING_DIGEST);
-                set(&mut self.keyring.1, KEYRING_GENERATION);
-                set(&mut self.ledger.0, LEDGER);
-                set(&mut self.ledger.1, VERIFIER_KEY);
-                meta.action != Action::VAULT_CREATE
-            }
-            Action::VAULT_START => {
-                let now = meta.fact(PATIENT_IDS).unwrap_or_default();
-                let changes = self.patient_ids != now;
-                now.clone_into(&mut self.patient_ids);
-                changes
-            }
-            Action::TOKEN_CREATE | Action::TOKEN_REVOKE => {
-                let (Some(record), Some(digest)) = (&meta.record, meta.fact(STATE_DIGEST)) else { return false };
-                self.rows.insert((record.kind.to_lowercase(), record.id.clone()), digest.to_owned());
-                true
-            }
-            _ => false,
+        if meta.action.kind() != Kind::Vault || meta.action == Action::SEAL {
+            return false;
         }
+        let mut changes = false;
+        let mut set = |place: &mut String, name| {
+            if let Some(value) = meta.fact(name).filter(|value| *value != place.as_str()) {
+                value.clone_into(place);
+                changes = true;
+            }
+        };
+        set(&mut self.keyring.0, KEYRING_DIGEST);
+        set(&mut self.keyring.1, KEYRING_GENERATION);
+        set(&mut self.ledger.0, LEDGER);
+        set(&mut self.ledger.1, VERIFIER_KEY);
+        set(&mut self.patient_ids, PATIENT_IDS);
+        if let (Some(record), Some(digest)) = (&meta.record, meta.fact(STATE_DIGEST)) {
+            self.rows.insert((record.kind.to_lowercase(), record.id.clone()), digest.to_owned());
+            changes = true;
+        }
+        // Entry 0 is not followed by a seal entry: the first start sees to that.
+        changes && meta.action != Action::VAULT_CREATE
+    }
+
+    /// Whether an entry may say something about what stands.
+    pub(super) fn concerns(meta: &Meta<&str>) -> bool {
+        meta.action.kind() == Kind::Vault
+            && meta
+                .facts
+                .iter()
+                .any(|(name, _)| [KEYRING_DIGEST, VERIFIER_KEY, PATIENT_IDS, STATE_DIGEST].contains(name))
     }
 
     /// Whether the newest form of a state row is this one.

@@ -52,6 +52,7 @@ impl Vault {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             VaultError::Invalid(issues)
         })?;
+        self.make_bucket(&draft)?;
         for _ in 0..RACES {
             let looked_up_to = self.store.size();
             match self.known(&draft)? {
@@ -86,6 +87,7 @@ impl Vault {
             .into_iter()
             .map(|line| line.map_err(|issue| vec![issue]).and_then(|it| self.check(caller, it)))
             .collect();
+        checked.iter().flatten().try_for_each(|draft| self.make_bucket(draft))?;
         for _ in 0..RACES {
             let looked_up_to = self.store.size();
             let plan = self.plan(&checked)?;
@@ -106,6 +108,16 @@ impl Vault {
             return Ok(self.outcomes(plan, &receipts));
         }
         Err(VaultError::Busy)
+    }
+
+    /// Makes the bucket that a draft's values belong into, if it is the first of its class and year. That writes the keyring,
+    /// so it takes some milliseconds, a few times a year; a thread of its own, for this one may be asynchronous.
+    fn make_bucket(&self, draft: &Draft) -> Result<(), VaultError> {
+        if self.keys.ring().bucket_of(&draft.keep.class, draft.keep.until).is_some() {
+            return Ok(());
+        }
+        let made = std::thread::scope(|scope| scope.spawn(|| self.bucket_for(&draft.keep)).join());
+        made.map_err(|_| VaultError::Unknown)?.map(|_| ())
     }
 
     fn check(&self, caller: &Caller, submission: Submission) -> Result<Draft, Vec<Issue>> {
@@ -175,7 +187,7 @@ impl Vault {
         let bytes: usize = entries.iter().map(|it| 512 + it.bytes.len() + it.sealed.len()).sum();
         let room = Some(self.take_room(bytes.div_ceil(1024))?);
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Job(Job { entries, looked_up_to, state: Vec::new(), reply, room }))?;
+        self.send(Message::Job(Job { entries, looked_up_to, state: Vec::new(), resealed: Vec::new(), reply, room }))?;
         Ok(answer)
     }
 
@@ -194,10 +206,14 @@ impl Vault {
         let (meta, items) = match self.open_row(&row) {
             Ok(opened) => opened,
             // Without its values there is no telling whether they are the same.
-            Err(VaultError::Shredded | VaultError::Integrity(_)) => return Ok(Known::Other),
+            Err(VaultError::Shredded(_) | VaultError::Integrity(_)) => return Ok(Known::Other),
             Err(error) => return Err(error),
         };
-        Ok(if same(&Draft { meta, items }, draft) { Known::Same(receipt(&row)) } else { Known::Other })
+        Ok(if same(&Draft { meta, items, keep: draft.keep.clone() }, draft) {
+            Known::Same(receipt(&row))
+        } else {
+            Known::Other
+        })
     }
 }
 

@@ -21,6 +21,8 @@ use crate::domain::time::Timestamp;
 use crate::store::StateRow;
 
 use super::Vault;
+use super::approval::{Asked, Done, Operation};
+use super::book::parts;
 use super::error::VaultError;
 use super::keys::Keys;
 use super::record::{CheckedReason, Note, default_reason};
@@ -108,7 +110,7 @@ impl Tokens {
     /// how many those are.
     pub(super) fn load(rows: &[StateRow], standing: &Standing, keys: &Keys) -> (Self, u64) {
         let (mut tokens, mut untrusted) = (Self::default(), 0);
-        for row in rows {
+        for row in rows.iter().filter(|row| row.kind == KIND) {
             let authentic = mac::verify(keys.ring().state_key(), label::STATE, &parts(row), &row.tag);
             match TokenRow::decode(&row.body) {
                 Ok(token) if authentic && standing.holds(row) && token.view.id == row.id => {
@@ -167,22 +169,42 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Denied`], `Invalid`, or what recording says.
-    pub fn create_token(&self, caller: &Caller, asked: TokenIn) -> Result<TokenMade, VaultError> {
+    pub fn create_token(&self, caller: &Caller, asked: TokenIn) -> Result<Asked, VaultError> {
         self.allow(caller, Permission::ManageTokens, Action::TOKEN_CREATE)?;
+        if asked.role.as_deref() == Some(Role::Admin.name()) && self.admins_need_approval() {
+            let TokenIn { label, expires_at, allowed_sources, reason, .. } = asked;
+            let operation = Operation::AdminToken { label: label.unwrap_or_default(), expires_at, allowed_sources };
+            let reason = reason.unwrap_or_else(|| ReasonIn { code: Some("HSYSADMIN".into()), ..ReasonIn::default() });
+            return self.ask(caller, operation, reason);
+        }
         let reason = self.token_reason(caller, Action::TOKEN_CREATE, asked.reason)?;
         let now = self.clock.now();
         let view = check(asked.role, asked.label, asked.expires_at, asked.allowed_sources, now)
             .map_err(VaultError::Invalid)?;
-        self.add_token(caller, view, reason)
+        let made = self.add_token(Note::new(caller, Action::TOKEN_CREATE, reason), view)?;
+        Ok(Asked::Done(Done::Token(made)))
+    }
+
+    /// The second administrator of a vault there ever was is made by the first alone; from then on it takes two.
+    fn admins_need_approval(&self) -> bool {
+        let ever = self.read_tokens().by_hash.values().filter(|it| it.view.role == Role::Admin).count();
+        self.settings.two_person && ever > 1
+    }
+
+    /// What another administrator's token would be.
+    pub(super) fn admin_view(
+        &self,
+        label: &str,
+        expires_at: &Option<String>,
+        sources: &Option<Vec<String>>,
+    ) -> Result<TokenView, VaultError> {
+        let role = Some(Role::Admin.name().to_owned());
+        let now = self.clock.now();
+        check(role, Some(label.to_owned()), expires_at.clone(), sources.clone(), now).map_err(VaultError::Invalid)
     }
 
     /// Makes a token for a checked view; `init` and `demo` use it too.
-    pub(super) fn add_token(
-        &self,
-        caller: &Caller,
-        view: TokenView,
-        reason: CheckedReason,
-    ) -> Result<TokenMade, VaultError> {
+    pub(super) fn add_token(&self, note: Note<'_>, view: TokenView) -> Result<TokenMade, VaultError> {
         // One change after the other, but callers are looked up all the while: recording waits for the disk.
         let _changing = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
@@ -198,7 +220,7 @@ impl Vault {
         }
         let token = PlainToken::generate();
         let row = TokenRow { view, hash: token.hashed() };
-        self.record_token(caller, Action::TOKEN_CREATE, reason, &row)?;
+        self.record_token(note, &row)?;
         let made = TokenMade { view: row.view.clone(), token: token.expose().to_owned() };
         self.put_token(row);
         Ok(made)
@@ -222,7 +244,7 @@ impl Vault {
             return Err(VaultError::Invalid(vec![Issue::new("/id", "last_admin", detail)]));
         }
         row.view.revoked_at = Some(self.clock.now());
-        self.record_token(caller, Action::TOKEN_REVOKE, reason, &row)?;
+        self.record_token(Note::new(caller, Action::TOKEN_REVOKE, reason), &row)?;
         self.put_token(row);
         Ok(())
     }
@@ -251,22 +273,15 @@ impl Vault {
     }
 
     /// The row and the entry that commits to it go in together.
-    fn record_token(
-        &self,
-        caller: &Caller,
-        action: Action,
-        reason: CheckedReason,
-        token: &TokenRow,
-    ) -> Result<(), VaultError> {
+    fn record_token(&self, mut note: Note<'_>, token: &TokenRow) -> Result<(), VaultError> {
         let mut row = StateRow { kind: KIND.into(), id: token.view.id.clone(), body: token.encode(), tag: Vec::new() };
         row.tag = mac::tag(self.keys.ring().state_key(), label::STATE, &parts(&row)).to_vec();
-        let mut note = Note::new(caller, action, reason);
         note.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
-        note.facts = vec![
+        note.facts.extend([
             (STATE_DIGEST.into(), digest_of(&row)),
             ("label".into(), token.view.label.clone()),
             ("role".into(), token.view.role.name().into()),
-        ];
+        ]);
         note.state.push(row);
         self.record(note)?;
         self.sign_now();
@@ -350,8 +365,4 @@ impl TokenRow {
         read.finish()?;
         Ok(Self { view: TokenView { id, label, role, created_at, expires_at, revoked_at, allowed_sources }, hash })
     }
-}
-
-fn parts(row: &StateRow) -> [&[u8]; 3] {
-    [row.kind.as_bytes(), row.id.as_bytes(), &row.body]
 }

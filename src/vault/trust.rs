@@ -185,8 +185,8 @@ pub(super) fn check_tail(store: &dyn Store, keys: &Keys, sealed: u64, signed: u6
     store.scan(sealed.min(signed)..store.size(), &mut |row| {
         let meta = meta_of(&row).ok();
         let opens = meta.as_ref().is_some_and(|meta| {
-            let keys = seal::header(&row.sealed).ok().and_then(|header| ring.opening(header));
-            keys.is_some_and(|keys| {
+            let Ok(header) = seal::header(&row.sealed) else { return seal::is_erased(&row.sealed).is_some() };
+            ring.opening(header).is_some_and(|keys| {
                 seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).is_ok()
             })
         });

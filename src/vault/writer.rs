@@ -7,7 +7,7 @@
 //! 2. after the commit, before the answers: all of it is in; a client that retries with the same id gets the receipt;
 //! 3. the checkpoint is signed later, by another thread; start-up checks what was committed against the lock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,16 +16,18 @@ use std::sync::mpsc::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
+use crate::crypto::keyring::OWN_BUCKET;
 use crate::crypto::{label, mac, seal};
 use crate::domain::action::{Action, Outcome};
 use crate::domain::entry::Receipt;
 use crate::domain::index::{Dimension, Term, terms};
 use crate::domain::meta::{Actor, Context, Meta, Patient, Reason};
+use crate::domain::rules::Item;
 use crate::domain::time::{Clock, Timestamp};
 use crate::ledger::hash::{Hash, leaf_hash};
 use crate::ledger::leaf::{Sequenced, entry_leaf};
 use crate::ledger::tree::{Edge, Tile};
-use crate::store::{Batch, Order, Row, StateRow, Store, StoreError};
+use crate::store::{Batch, Order, Row, SEGMENT, StateRow, Store, StoreError, Usage};
 
 use super::keys::Keys;
 use super::ledger::Ledger;
@@ -60,9 +62,19 @@ pub(super) struct Job {
     /// The size of the ledger when their ids were last looked up; only what came after can have brought one of them.
     pub(super) looked_up_to: u64,
     pub(super) state: Vec<StateRow>,
+    /// Sealed records that are replaced in the same commit.
+    pub(super) resealed: Vec<Resealed>,
     pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, Raced>>,
     /// Room in the queue, given back when the job is done.
     pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// A sealed record that takes the place of another.
+pub(super) struct Resealed {
+    pub(super) sequence: u64,
+    /// What the record before counted to.
+    pub(super) before: (u32, u32),
+    pub(super) sealed: Vec<u8>,
 }
 
 /// What reaches the writer.
@@ -172,9 +184,9 @@ impl Writer {
             time: self.last_time.max(self.clock.now().0),
             standing_changed: false,
         };
-        let (mut taken, mut raced, mut state) = (Vec::new(), Vec::new(), Vec::new());
-        for Job { entries, looked_up_to, state: rows, reply, room } in jobs {
-            if self.has_known_id(&draft, &entries, looked_up_to)? {
+        let (mut taken, mut raced, mut state, mut resealed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for Job { entries, looked_up_to, state: rows, resealed: records, reply, room } in jobs {
+            if self.keys.bars(&entries) || self.has_known_id(&draft, &entries, looked_up_to)? {
                 raced.push(reply);
                 continue;
             }
@@ -183,6 +195,7 @@ impl Writer {
                 self.place(&mut draft, first, entry)?;
             }
             state.extend(rows);
+            resealed.extend(records);
             taken.push((begin..draft.rows.len(), reply, room));
         }
         let some = draft.unsealed.edge.size();
@@ -196,7 +209,10 @@ impl Writer {
             raced.into_iter().for_each(|reply| drop(reply.send(Err(Raced))));
             return Ok(());
         }
-        self.store.append(&Batch { rows: &draft.rows, terms: &draft.terms, tiles: &draft.tiles, state: &state })?;
+        let usage = usage(&draft.rows, &resealed);
+        let resealed: Vec<_> = resealed.into_iter().map(|it| (it.sequence, it.sealed)).collect();
+        let (rows, terms, tiles) = (&draft.rows, &draft.terms, &draft.tiles);
+        self.store.append(&Batch { rows, terms, tiles, state: &state, resealed: &resealed, usage: &usage })?;
         // Committed and synced. From here on only memory changes, and then everybody is answered.
         self.counters.committed(draft.rows.len() as u64, draft.time);
         self.edge = draft.edge;
@@ -282,6 +298,20 @@ impl Writer {
     }
 }
 
+/// How the counts of records under each key change.
+fn usage(rows: &[Row], resealed: &[Resealed]) -> Vec<Usage> {
+    let mut counts: BTreeMap<(u64, (u32, u32)), i64> = BTreeMap::new();
+    for row in rows {
+        *counts.entry((row.sequence / SEGMENT, seal::counted_under(&row.sealed))).or_default() += 1;
+    }
+    for it in resealed {
+        *counts.entry((it.sequence / SEGMENT, it.before)).or_default() -= 1;
+        *counts.entry((it.sequence / SEGMENT, seal::counted_under(&it.sealed))).or_default() += 1;
+    }
+    let changed = counts.into_iter().filter(|(_, entries)| *entries != 0);
+    changed.map(|((segment, (version, bucket)), entries)| Usage { segment, version, bucket, entries }).collect()
+}
+
 /// Metadata of an entry that the vault writes about itself, unprompted.
 pub(super) fn own_meta(action: Action, facts: Vec<(String, String)>) -> Meta {
     Meta {
@@ -307,10 +337,17 @@ pub(super) fn own_meta(action: Action, facts: Vec<(String, String)>) -> Meta {
 }
 
 /// Seals an entry under the keys of now.
-pub(super) fn prepare(keys: &Keys, meta: Meta, items: &[crate::domain::rules::Item]) -> Prepared {
+pub(super) fn prepare(keys: &Keys, meta: Meta, items: &[Item]) -> Prepared {
+    prepare_in(keys, OWN_BUCKET, meta, items)
+}
+
+/// Seals an entry under the keys of now in a bucket; in the vault's own if that one is gone.
+pub(super) fn prepare_in(keys: &Keys, bucket: u32, meta: Meta, items: &[Item]) -> Prepared {
     let bytes = meta.encode();
     let keyring = keys.ring();
-    let seal::Sealed { bytes: sealed, commitment } = seal::seal(&keyring.sealing(), meta.id.as_bytes(), &bytes, items);
+    let sealing = keyring.sealing(bucket).or_else(|| keyring.sealing(OWN_BUCKET));
+    let sealing = sealing.expect("a keyring never loses its newest version and its own bucket");
+    let seal::Sealed { bytes: sealed, commitment } = seal::seal(&sealing, meta.id.as_bytes(), &bytes, items);
     Prepared { terms: terms(&meta), meta, bytes, commitment, sealed }
 }
 

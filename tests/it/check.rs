@@ -119,20 +119,31 @@ fn check_tree(dir: &Path, entries: &[Stored]) {
     assert_eq!(Hash::from_slice(tree.root().as_bytes()).unwrap(), signed.root, "root of the checkpoint");
 }
 
-/// Every seal entry commits to exactly the ciphertexts since the one before.
+/// Every range of ciphertexts between two seal entries has the root that was stated of it last: by the seal entry, or by a
+/// re-encryption or erasure after it.
 fn check_seals(entries: &[Stored]) {
     let (mut from, mut leaves) = (0, Vec::new());
+    let mut stated = BTreeMap::new();
     for (n, entry) in entries.iter().enumerate() {
+        let fact = |name| entry.meta.fact(name).unwrap_or_default().to_owned();
         if entry.meta.action == Action::SEAL {
+            assert_eq!((fact("from"), fact("to")), (from.to_string(), n.to_string()), "seal entry {n}");
             let mut tree = MemoryBackedTree::<Sha256, Vec<u8>>::new();
             leaves.drain(..).for_each(|leaf: [u8; 32]| tree.push(leaf.to_vec()));
-            assert_eq!(entry.meta.fact("from"), Some(from.to_string().as_str()), "seal entry {n}");
-            assert_eq!(entry.meta.fact("to"), Some(n.to_string().as_str()), "seal entry {n}");
-            let root = hex::encode(tree.root().as_bytes());
-            assert_eq!(entry.meta.fact("root"), Some(root.as_str()), "seal entry {n}");
+            stated.insert((fact("from"), fact("to")), (fact("root"), hex::encode(tree.root().as_bytes())));
             from = n;
         }
+        if [Action::KEY_REENCRYPT, Action::ERASE, Action::REDACT].contains(&entry.meta.action)
+            && !fact("root").is_empty()
+        {
+            let range =
+                stated.get_mut(&(fact("from"), fact("to"))).unwrap_or_else(|| panic!("{n} is of a sealed range"));
+            range.0 = fact("root");
+        }
         leaves.push(mac::digest(label::SEAL_LEAF, &[entry.meta.id.as_bytes(), &entry.sealed]));
+    }
+    for (range, (stated, found)) in stated {
+        assert_eq!(stated, found, "ciphertexts of {range:?}");
     }
     assert!(leaves.len() <= 20_000, "too many ciphertexts are not covered");
 }
@@ -144,6 +155,14 @@ fn check_values(dir: &Path, entries: &[Stored]) {
     let (ring, _) = Keyring::decode(&file, &read_key_file(&unlock_file(dir)).unwrap()).unwrap();
     let mut salts = HashSet::new();
     for (n, entry) in entries.iter().enumerate() {
+        if let Some((bucket, certificate)) = seal::is_erased(&entry.sealed) {
+            let certificate = uuid::Uuid::from_bytes(certificate);
+            let why =
+                entries.iter().find(|it| it.meta.id == certificate).expect("an erased record names its certificate");
+            assert!([Action::DISPOSE, Action::REDACT].contains(&why.meta.action), "entry {n}");
+            assert!(ring.bucket(bucket).is_some());
+            continue;
+        }
         let keys = ring.opening(seal::header(&entry.sealed).unwrap()).unwrap();
         let opened = seal::open(&keys, entry.meta.id.as_bytes(), &entry.meta_bytes, &entry.sealed, &entry.commitment);
         assert!(opened.is_ok(), "the values of entry {n} do not open");
@@ -184,14 +203,15 @@ fn check_index(dir: &Path, entries: &[Stored]) {
 fn check_state(dir: &Path, entries: &[Stored]) {
     let reader = SqliteStore::reader(&dir.join("data/vault.db")).unwrap();
     let mut all: Vec<Vec<u8>> = Vec::new();
-    for row in reader.state("token").unwrap() {
+    for row in ["approval", "hold", "token"].iter().flat_map(|kind| reader.state(kind).unwrap()) {
         let parts: [&[u8]; 4] = [row.kind.as_bytes(), row.id.as_bytes(), &row.body, &row.tag];
         let digest = hex::encode(mac::digest(label::STATE_DIGEST, &parts));
-        let about =
-            |it: &&Stored| it.meta.record.as_ref().is_some_and(|record| record.kind == "Token" && record.id == row.id);
+        let about = |it: &&Stored| {
+            it.meta.record.as_ref().is_some_and(|of| of.kind.to_lowercase() == row.kind && of.id == row.id)
+        };
         let newest = entries.iter().rev().filter(about).find_map(|it| it.meta.fact("state_digest")).unwrap();
-        assert_eq!(newest, digest, "token row {}", row.id);
-        all.extend([b"token".to_vec(), row.id.into_bytes(), digest.into_bytes()]);
+        assert_eq!(newest, digest, "{} row {}", row.kind, row.id);
+        all.extend([row.kind.into_bytes(), row.id.into_bytes(), digest.into_bytes()]);
     }
     let root = hex::encode(mac::digest(label::STATE_ROOT, &all.iter().map(Vec::as_slice).collect::<Vec<_>>()));
     let newest = entries.iter().rev().find(|it| it.meta.action == Action::SEAL).unwrap();

@@ -31,7 +31,7 @@ impl Cli {
         Self { folder, url: url.to_owned() }
     }
 
-    fn of(app: &App, role: Role) -> Self {
+    pub fn of(app: &App, role: Role) -> Self {
         Self::new(app.url(), &app.client(role).token)
     }
 
@@ -73,7 +73,7 @@ pub fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
 }
 
-fn stderr(output: &Output) -> &str {
+pub fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
@@ -215,7 +215,7 @@ async fn verify_ends_with_zero_one_or_two_and_says_why() {
     let n = submitted(app.dir(), 0);
     let vault = copy(app.dir());
     edit(vault.path(), |db| Raw::read(db, n).with_other_actor().update(db));
-    has(&check(1, vault.path()), &["ALTERED: 1 finding in", &format!("entry {n}: altered")]);
+    has(&check(1, vault.path()), &["ALTERED: 1 finding;", &format!("entry {n}: altered")]);
     fs::remove_file(vault.path().join("keys/checkpoint.lock")).unwrap();
     has(&check(2, vault.path()), &["could not tell", "checkpoint.lock", "missing"]);
     has(&check(2, &vault.path().join("nowhere")), &["nowhere"]);
@@ -269,9 +269,9 @@ async fn keys_are_listed_and_rotated() {
     has(stderr(&admin.run(2, &["keys", "rotate"])), &["--reason"]);
     has(stderr(&admin.run(2, &["keys", "rotate", "--reason", "NOPE"])), &["422", "reason"]);
     let rotated = admin.run(0, &["keys", "rotate", "--reason", "HSYSADMIN", "--note", "yearly"]);
-    has(stdout(&rotated), &["version 2 seals", "version 1 only reveals", "generation 2: back it up now"]);
+    has(stdout(&rotated), &["version 2 seals", "version 1 only reveals", "generation 3: back it up now"]);
     let list: Value = serde_json::from_slice(&admin.run(0, &["keys", "list", "--json"]).stdout).unwrap();
-    assert_eq!((&list["active"], &list["keyring_generation"]), (&json!(2), &json!(2)), "{list:#}");
+    assert_eq!((&list["active"], &list["keyring_generation"]), (&json!(2), &json!(3)), "{list:#}");
     assert_eq!(list["versions"][0]["state"], "retired", "{list:#}");
     has(stderr(&Cli::of(&app, Role::Officer).run(2, &["keys", "list"])), &["403", "role admin"]);
     app.finish();

@@ -233,7 +233,7 @@ async fn a_keyring_or_key_file_that_is_not_the_right_one_is_refused_and_left_alo
             });
         }),
         damage("of another vault", &[KEYRING, "another vault", "backup"], move |dir| put(dir, KEYRING, &other)),
-        damage("of an older generation", &[KEYRING, "older", "generation 2", "backup"], move |dir| {
+        damage("of an older generation", &[KEYRING, "older", "generation 3", "backup"], move |dir| {
             put(dir, KEYRING, &old)
         }),
         damage("open to others", &[KEYRING, "chmod 600"], open_to_all(KEYRING)),

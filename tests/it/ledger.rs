@@ -227,7 +227,7 @@ fn whole_index(reader: &Reader) -> Option<Vec<(u8, u64, u16)>> {
 
 fn append(store: &SqliteStore, count: u64) {
     let (rows, terms): (Vec<_>, Vec<_>) = (store.size()..store.size() + count).map(made_up).unzip();
-    store.append(&Batch { rows: &rows, terms: &terms, tiles: &[], state: &[] }).unwrap();
+    store.append(&Batch { rows: &rows, terms: &terms, ..Batch::default() }).unwrap();
 }
 
 /// Whatever is asked of the index equals what was put in, in both orders, page by page.
@@ -275,7 +275,7 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
     let store = SqliteStore::open(&path).unwrap();
     append(&store, SEGMENT - 10);
     let (row, terms) = made_up(7);
-    let stale = store.append(&Batch { rows: &[row], terms: &[terms], tiles: &[], state: &[] });
+    let stale = store.append(&Batch { rows: &[row], terms: &[terms], ..Batch::default() });
     assert!(matches!(stale, Err(StoreError::Stale)), "{stale:?}");
     append(&store, 50);
     agrees(&store);

@@ -13,6 +13,7 @@ mod cli;
 mod crowd;
 mod damage;
 mod ingest;
+mod keys;
 mod kill;
 mod ledger;
 mod permissions;

@@ -40,6 +40,17 @@ POST   /v1/tokens                | 403 403 403 201 401 401 401 401 401 401 | tok
 DELETE /v1/tokens/{id}           | 403 403 403 404 401 401 401 401 401 401 | token_revoke
 GET    /v1/keys                  | 403 403 200 200 401 401 401 401 401 401 | key_list
 POST   /v1/keys/rotate           | 403 403 403 200 401 401 401 401 401 401 | key_rotate
+POST   /v1/keys/re-encrypt       | 403 403 403 202 401 401 401 401 401 401 | key_reencrypt
+GET    /v1/keys/re-encrypt       | 403 403 200 200 401 401 401 401 401 401 | key_list
+POST   /v1/admin/operations      | 403 403 403 422 401 401 401 401 401 401 | approval
+GET    /v1/approvals             | 403 403 200 200 401 401 401 401 401 401 | approval
+POST   /v1/approvals/{id}/approve | 403 403 403 404 401 401 401 401 401 401 | approval
+POST   /v1/approvals/{id}/cancel | 403 403 403 404 401 401 401 401 401 401 | approval
+GET    /v1/retention/plan        | 403 200 200 200 401 401 401 401 401 401 | retention_plan
+GET    /v1/retention/certificates/{id} | 403 404 404 404 401 401 401 401 401 401 | retention_plan
+GET    /v1/holds                 | 403 200 200 200 401 401 401 401 401 401 | retention_plan
+POST   /v1/holds                 | 403 201 403 403 401 401 401 401 401 401 | hold_place
+POST   /v1/holds/{id}/lift       | 403 404 403 403 401 401 401 401 401 401 | hold_lift
 POST   /v1/keys/rotate-signing   | 403 403 403 200 401 401 401 401 401 401 | signing_rotate
 GET    /v1/ledger/consistency    | 200 200 200 200 200 200 200 200 200 200 |
 GET    /tile/{tile}              | 200 200 200 200 200 200 200 200 200 200 |
@@ -91,6 +102,12 @@ impl Route {
             ("POST", "/v1/entries/{id}/disclose") => json!({"paths": ["note"], "reason": reason}),
             ("POST", "/v1/entries/trail") => json!({"patient": "MRN-12345"}),
             ("POST", "/v1/reveal") => json!({"ids": [UNKNOWN], "reason": reason}),
+            ("POST", "/v1/admin/operations") => {
+                json!({"request": {"operation": "key_destroy", "version": 99}, "reason": reason})
+            }
+            ("POST", "/v1/holds") => {
+                json!({"name": "case 7", "authority": "court", "scope": {"actor": "dr_smith"}, "reason": reason})
+            }
             ("POST", "/v1/tokens") => json!({"role": "auditor", "label": "made"}),
             ("POST", _) => json!({"reason": reason}),
             _ => Value::Null,
@@ -172,7 +189,10 @@ async fn every_cell_of_the_permission_table_holds_and_every_denial_is_recorded()
                 ),
                 403 => {
                     assert_eq!(answer.code(), "forbidden", "{what}");
-                    denials.push(format!("{caller} {}", route.denied_as));
+                    // A token's denials beyond twenty a minute are counted, not recorded.
+                    if denials.iter().filter(|it: &&String| it.starts_with(caller)).count() < 20 {
+                        denials.push(format!("{caller} {}", route.denied_as));
+                    }
                 }
                 _ => continue,
             }

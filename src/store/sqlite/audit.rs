@@ -73,8 +73,13 @@ pub(super) fn strays(connection: &Connection, size: u64) -> Result<Vec<&'static 
             chunk_key(full, 0, 0),
         ),
         (
+            "counts of keys in a segment that is not there",
+            "SELECT count(*) FROM usage WHERE segment < 0 OR segment >= ?1",
+            signed(size.div_ceil(SEGMENT)),
+        ),
+        (
             "a state row of an unknown kind or with a tag of the wrong length",
-            "SELECT count(*) FROM state WHERE kind <> 'token' OR length(tag) <> 32 OR ?1 < 0",
+            "SELECT count(*) FROM state WHERE kind NOT IN ('token', 'approval', 'hold') OR length(tag) <> 32 OR ?1 < 0",
             0,
         ),
     ] {

@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 use crate::domain::index::Term;
 use crate::ledger::hash::Hash;
 
-use super::{Batch, Found, Order, Row, StateRow, Store, StoreError};
+use super::{Batch, Found, Order, Row, StateRow, Store, StoreError, Usage};
 use index::Index;
 
 mod audit;
@@ -149,6 +149,21 @@ impl Store for SqliteStore {
         self.readers.with(|connection| read::state(connection, kind))
     }
 
+    fn usage(&self) -> Result<Vec<Usage>, StoreError> {
+        self.readers.with(|connection| read::usage(connection, None))
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let writer = self.shared.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let busy: i64 =
+            writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(unavailable)?;
+        if busy == 0 {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable("somebody is reading; the log is emptied later".into()))
+        }
+    }
+
     fn disk_bytes(&self) -> u64 {
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |it| it.len());
         length(&self.shared.path) + length(&open::beside(&self.shared.path, "-wal"))
@@ -236,6 +251,14 @@ impl Reader {
         self.size().map(|_| ())
     }
 
+    /// How many records of a segment the database says are sealed under which keys.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn usage(&self, segment: u64) -> Result<Vec<Usage>, StoreError> {
+        read::usage(&self.connection, Some(segment))
+    }
+
     /// What SQLite's own quick check says, if it is not "ok".
     ///
     /// # Errors
@@ -274,6 +297,29 @@ fn insert(connection: &Connection, batch: &Batch<'_>) -> Result<(), StoreError> 
                    ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body, tag = excluded.tag";
         let mut put = connection.prepare_cached(sql).map_err(unavailable)?;
         put.execute(params![row.kind, row.id, row.body, row.tag]).map_err(unavailable)?;
+    }
+    reseal(connection, batch)
+}
+
+/// Replaces sealed records, and counts them under their keys.
+fn reseal(connection: &Connection, batch: &Batch<'_>) -> Result<(), StoreError> {
+    let mut update =
+        connection.prepare_cached("UPDATE entry SET sealed = ?2 WHERE sequence = ?1").map_err(unavailable)?;
+    for (sequence, sealed) in batch.resealed {
+        if update.execute(params![signed(*sequence), sealed]).map_err(unavailable)? != 1 {
+            return Err(StoreError::Corrupt(format!("entry {sequence} is not there")));
+        }
+    }
+    let sql = "INSERT INTO usage (segment, version, bucket, entries) VALUES (?1, ?2, ?3, ?4) \
+               ON CONFLICT (segment, version, bucket) DO UPDATE SET entries = entries + excluded.entries";
+    let mut count = connection.prepare_cached(sql).map_err(unavailable)?;
+    for it in batch.usage {
+        count.execute(params![signed(it.segment), it.version, it.bucket, it.entries]).map_err(unavailable)?;
+    }
+    let mut none =
+        connection.prepare_cached("DELETE FROM usage WHERE segment = ?1 AND entries = 0").map_err(unavailable)?;
+    for it in batch.usage.iter().filter(|it| it.entries < 0) {
+        none.execute([signed(it.segment)]).map_err(unavailable)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub const SCHEMA_VERSION: i64 = 1;
 
 const INIT: &str = include_str!("migrations/0001_init.sql");
 /// SHA-256 over the schema text that [`INIT`] leaves behind: an edited trigger or table shows.
-const SCHEMA_DIGEST: &str = "16a2d06740d5ddda1c31ce52afaeb3c485eb469c0b8b00aa5c0023cc79e87244";
+const SCHEMA_DIGEST: &str = "9166885f1c21587c8d3138c337b0d2689b1f9d48e36a6846b369a1afc0587a8c";
 /// Versions before 3.51.3 can lose a commit when a WAL reset meets a checkpoint.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// WAL pages after which the writer checkpoints.

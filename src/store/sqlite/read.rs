@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::ledger::hash::Hash;
 
-use super::super::{Row, StateRow, StoreError};
+use super::super::{Row, StateRow, StoreError, Usage};
 use super::{signed, unavailable};
 
 const COLUMNS: &str = "sequence, meta, received_at, patient_previous, patient_number, commitment, leaf, sealed";
@@ -139,6 +139,17 @@ pub(super) fn state(connection: &Connection, kind: &str) -> Result<Vec<StateRow>
         .map_err(unavailable)?;
     let rows = statement.query_map([kind], |row| {
         Ok(StateRow { kind: row.get(0)?, id: row.get(1)?, body: row.get(2)?, tag: row.get(3)? })
+    });
+    rows.map_err(unavailable)?.collect::<Result<_, _>>().map_err(unavailable)
+}
+
+pub(super) fn usage(connection: &Connection, segment: Option<u64>) -> Result<Vec<Usage>, StoreError> {
+    let sql = "SELECT segment, version, bucket, entries FROM usage WHERE segment = coalesce(?1, segment) \
+               ORDER BY segment, version, bucket";
+    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let rows = statement.query_map([segment.map(signed)], |row| {
+        let segment = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(u64::MAX);
+        Ok(Usage { segment, version: row.get(1)?, bucket: row.get(2)?, entries: row.get(3)? })
     });
     rows.map_err(unavailable)?.collect::<Result<_, _>>().map_err(unavailable)
 }

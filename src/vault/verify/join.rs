@@ -17,7 +17,7 @@ use crate::store::sqlite::{Reader, SqliteStore};
 use crate::store::{SEGMENT, StoreError};
 
 use super::super::open::DAMAGED;
-use super::super::standing::{LEDGER, Standing, VERIFIER_KEY, digest_of};
+use super::super::standing::{KINDS, LEDGER, Standing, VERIFIER_KEY, digest_of};
 use super::super::writer::Unsealed;
 use super::segment::{Context, Segment, check, compare_tile};
 use super::{Finding, Findings, Mark, Report, Verdict, Witnessed};
@@ -44,6 +44,8 @@ pub(super) struct Join {
     last_time: i64,
     heads: HashMap<u64, (u64, u64)>,
     unsealed: Unsealed,
+    /// What seal entries and re-encryptions stated of each range of ciphertexts, by its first entry.
+    sealed: BTreeMap<u64, SealedRange>,
     standing: Standing,
     /// The restores on the way.
     restores: Vec<Meta>,
@@ -53,6 +55,15 @@ pub(super) struct Join {
     keyring: Option<String>,
     opened: u64,
     destroyed: u64,
+}
+
+/// A range of ciphertexts between two seal entries.
+struct SealedRange {
+    to: u64,
+    /// The root over them as they are.
+    found: String,
+    /// As it was stated last.
+    stated: String,
 }
 
 type Done = (u64, Result<Segment, StoreError>);
@@ -76,6 +87,7 @@ impl Join {
             last_time: i64::MIN,
             heads: HashMap::new(),
             unsealed: Unsealed::new(0),
+            sealed: BTreeMap::new(),
             standing: Standing::default(),
             restores: Vec::new(),
             ids: Vec::new(),
@@ -141,6 +153,7 @@ impl Join {
         for stray in reader.strays()? {
             self.findings.find("planted", None, "database", "none", stray);
         }
+        self.sealed_ranges();
         self.repeated_ids(&context, reader, size)?;
         self.tile_count(reader)?;
         self.state(reader)
@@ -205,8 +218,10 @@ impl Join {
                 self.unsealed.edge.append(leaf);
                 taken += 1;
             }
-            if meta.action == Action::SEAL {
-                self.seal(sequence, &meta);
+            match meta.action {
+                Action::SEAL => self.seal(sequence, &meta),
+                Action::KEY_REENCRYPT | Action::ERASE | Action::REDACT => self.resealed(sequence, &meta),
+                _ => {}
             }
             self.standing.apply(&meta);
             if let Some(key) =
@@ -243,13 +258,41 @@ impl Join {
         if (fact("from"), fact("to")) != (from.clone(), to.clone()) {
             let (wanted, found) = (format!("{from} to {to}"), format!("{} to {}", fact("from"), fact("to")));
             self.findings.find("seal_range", Some(sequence), "seal entry", wanted, found);
-        } else if fact("root") != root {
-            let place = format!("ciphertexts of entries {from} to {}", sequence - 1);
-            self.findings.find("ciphertext_altered", Some(before.from), place, fact("root"), root);
         }
+        let range = SealedRange { to: sequence, found: root, stated: fact("root") };
+        self.sealed.insert(before.from, range);
         for (name, wanted) in self.standing.facts() {
             if meta.fact(&name) != Some(&wanted) {
                 self.findings.find("standing_differs", Some(sequence), name.clone(), wanted, fact(&name));
+            }
+        }
+    }
+
+    /// A re-encryption or erasure says what the ciphertexts of a sealed range are from now on.
+    fn resealed(&mut self, sequence: u64, meta: &Meta) {
+        let number = |name| meta.fact(name).and_then(|it| it.parse::<u64>().ok());
+        let (Some(from), Some(to), Some(root)) = (number("from"), number("to"), meta.fact("root")) else { return };
+        match self.sealed.get_mut(&from).filter(|range| range.to == to) {
+            Some(range) => range.stated = root.to_owned(),
+            None => {
+                let found = format!("{from} to {to}");
+                self.findings.find(
+                    "seal_range",
+                    Some(sequence),
+                    "re-encryption",
+                    "a range that a seal entry covers",
+                    found,
+                );
+            }
+        }
+    }
+
+    /// Each range must hold the ciphertexts that were stated of it last.
+    fn sealed_ranges(&mut self) {
+        for (from, SealedRange { to, found, stated }) in &self.sealed {
+            if found != stated {
+                let place = format!("ciphertexts of entries {from} to {}", to - 1);
+                self.findings.find("ciphertext_altered", Some(*from), place, stated, found);
             }
         }
     }
@@ -302,7 +345,10 @@ impl Join {
 
     /// Every state row must be the one that the newest entry about it commits to.
     fn state(&mut self, reader: &Reader) -> Result<(), StoreError> {
-        let rows = reader.state("token")?;
+        let mut rows = Vec::new();
+        for kind in KINDS {
+            rows.extend(reader.state(kind)?);
+        }
         for row in &rows {
             let wanted = self.standing.of(&row.kind, &row.id).unwrap_or("no row: no entry made it").to_owned();
             let digest = digest_of(row);

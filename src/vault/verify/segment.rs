@@ -1,5 +1,6 @@
 //! One segment: everything that can be checked without the others, and what the others need of it.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::ledger::tree::{TILE_WIDTH, tile_root};
 use crate::store::sqlite::{Reader, RowRef};
 use crate::store::{SEGMENT, StoreError};
 
+use super::super::standing::Standing;
 use super::super::writer::seal_leaf;
 
 use super::Findings;
@@ -66,6 +68,8 @@ struct Check<'a> {
     /// An order-independent sum over dimension, key and position of all terms.
     index: u64,
     terms: Terms,
+    /// Records under each version and bucket.
+    usage: BTreeMap<(u32, u32), i64>,
 }
 
 /// Checks the rows of one segment.
@@ -87,7 +91,8 @@ pub(super) fn check(context: &Context, reader: &Reader, n: u64, range: Range<u64
         opened: 0,
         destroyed: 0,
     };
-    let mut check = Check { context, out, expected: range.start, index: 0, terms: Terms::default() };
+    let mut check =
+        Check { context, out, expected: range.start, index: 0, terms: Terms::default(), usage: BTreeMap::new() };
     for from in range.clone().step_by(PIECE) {
         let to = range.end.min(from + PIECE as u64);
         let read = reader.scan(from..to, &mut |sequence, row| check.row(sequence, row));
@@ -110,6 +115,7 @@ pub(super) fn check(context: &Context, reader: &Reader, n: u64, range: Range<u64
         check.tile(reader, n)?;
     }
     check.index(reader, n, range.end - range.start == SEGMENT)?;
+    check.usage(reader, n)?;
     let inside = |mark: &u64| (range.start..range.end).contains(mark) && *mark != range.start;
     if whole && !context.marks.iter().any(inside) {
         check.out.leaves = Vec::new();
@@ -182,7 +188,8 @@ impl Check<'_> {
             self.out.chain.push((patient, row.sequence, row.patient_previous, row.patient_number));
         }
         self.out.ids.push(secret.hash_one(meta.id));
-        if seal::header(row.sealed).is_err() {
+        *self.usage.entry(seal::counted_under(row.sealed)).or_default() += 1;
+        if seal::header(row.sealed).is_err() && seal::is_erased(row.sealed).is_none() {
             let findings = &mut self.out.findings;
             findings.find("sealed_malformed", Some(row.sequence), "sealed", "a sealed record", "something else");
         }
@@ -194,25 +201,25 @@ impl Check<'_> {
         if let Some(keyring) = &self.context.keyring {
             self.open(keyring.clone(), row, meta.id);
         }
-        let changes = [
-            Action::KEY_ROTATE,
-            Action::TOKEN_CREATE,
-            Action::TOKEN_REVOKE,
+        let told = [
             Action::SEAL,
-            Action::VAULT_CREATE,
-            Action::VAULT_START,
             Action::INTEGRITY,
-            Action::SIGNING_ROTATE,
             Action::VAULT_RESTORE,
+            Action::KEY_REENCRYPT,
+            Action::ERASE,
+            Action::REDACT,
         ];
-        if meta.action.kind() == Kind::Vault && changes.contains(&meta.action) {
+        if meta.action.kind() == Kind::Vault && (told.contains(&meta.action) || Standing::concerns(meta)) {
             self.out.own.extend(Meta::decode(row.meta).map(|meta| (row.sequence, meta)));
         }
     }
 
     /// With keys: the values open, and are those the ledger committed to.
     fn open(&mut self, keyring: Arc<Keyring>, row: &RowRef<'_>, id: Uuid) {
-        let Ok(header) = seal::header(row.sealed) else { return };
+        let Ok(header) = seal::header(row.sealed) else {
+            self.out.destroyed += u64::from(seal::is_erased(row.sealed).is_some());
+            return;
+        };
         let result = match keyring.opening(header) {
             Some(keys) => seal::open(&keys, id.as_bytes(), row.meta, row.sealed, row.commitment).map(|_| true),
             None if keyring.knows(header) => Ok(false),
@@ -239,6 +246,29 @@ impl Check<'_> {
         let hashes: Vec<Hash> = self.out.leaves.chunks(TILE_WIDTH).map(tile_root).collect();
         self.out.root = Some(tile_root(&hashes));
         compare_tile(&mut self.out.findings, reader, 1, n, &hashes)
+    }
+
+    /// The counts of records under each key must be those of the records.
+    fn usage(&mut self, reader: &Reader, n: u64) -> Result<(), StoreError> {
+        let stored = match reader.usage(n) {
+            Ok(stored) => stored,
+            Err(StoreError::Corrupt(what)) => {
+                self.out.findings.find("usage_differs", Some(n * SEGMENT), "usage", "readable counts", what);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let stored: BTreeMap<_, _> = stored.iter().map(|it| ((it.version, it.bucket), it.entries)).collect();
+        if stored != self.usage {
+            let shown = |counts: &BTreeMap<(u32, u32), i64>| {
+                let each = counts.iter().map(|((version, bucket), n)| format!("{n} under {version}/{bucket}"));
+                each.collect::<Vec<_>>().join(", ")
+            };
+            let (wanted, found) = (shown(&self.usage), shown(&stored));
+            let place = format!("counts of keys of segment {n}");
+            self.out.findings.find("usage_differs", Some(n * SEGMENT), place, wanted, found);
+        }
+        Ok(())
     }
 
     /// The stored index of a full segment must be the one its entries give.

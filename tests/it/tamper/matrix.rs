@@ -36,6 +36,7 @@ struct Table {
     /// Conditions that meet one row each.
     one: String,
     other: String,
+    /// One column, or several with spaces between.
     key: &'static str,
 }
 
@@ -48,7 +49,8 @@ impl Table {
 
     /// Makes one change; `false` if there is nothing to change that way.
     fn change(&self, db: &Connection, column: &str, how: &str) -> bool {
-        let (name, one, other, key) = (self.name, &self.one, &self.other, self.key);
+        let (name, one, other) = (self.name, &self.one, &self.other);
+        let first = self.key.split(' ').next().unwrap();
         db.execute_batch("PRAGMA ignore_check_constraints = ON").unwrap();
         let cell = |row: &String| Cell {
             table: name,
@@ -62,17 +64,17 @@ impl Table {
             "a bit" => {
                 match mine.read(db) {
                     // The lowest bit of a position would only meet its neighbour.
-                    Value::Integer(number) if column == key => mine.write(db, &Value::Integer(number ^ 1 << 20)),
+                    Value::Integer(number) if self.is_key(column) => mine.write(db, &Value::Integer(number ^ 1 << 20)),
                     _ => mine.flip(db, 0),
                 }
                 true
             }
-            "another row's value" if same || column == key => false,
+            "another row's value" if same || self.is_key(column) => false,
             "another row's value" => {
                 mine.take(db, &others);
                 true
             }
-            "two values swapped" if same || column == key => false,
+            "two values swapped" if same || self.is_key(column) => false,
             "two values swapped" => {
                 mine.swap(db, &others);
                 true
@@ -80,12 +82,15 @@ impl Table {
             "two rows swapped" if one == other => false,
             "row deleted" => run(&format!("DELETE FROM {name} WHERE {one}")),
             "row copied" => {
-                let values: Vec<String> =
-                    self.columns.iter().map(|it| if it == key { Self::fresh(key, name) } else { it.clone() }).collect();
+                let values: Vec<String> = self
+                    .columns
+                    .iter()
+                    .map(|it| if it == first { Self::fresh(first, name) } else { it.clone() })
+                    .collect();
                 run(&format!("INSERT INTO {name} SELECT {} FROM {name} WHERE {one}", values.join(", ")))
             }
             "two rows swapped" => {
-                for it in self.columns.iter().filter(|it| *it != key) {
+                for it in self.columns.iter().filter(|it| !self.is_key(it)) {
                     let cell = |row: &String| Cell {
                         table: name,
                         column: Box::leak(it.clone().into_boxed_str()),
@@ -103,6 +108,10 @@ impl Table {
             "last row cut" => run(&format!("DELETE FROM {name} WHERE rowid = (SELECT max(rowid) FROM {name})")),
             other => panic!("{other} is no edit"),
         }
+    }
+
+    fn is_key(&self, column: &str) -> bool {
+        self.key.split(' ').any(|it| it == column)
     }
 
     fn fresh(key: &str, table: &str) -> String {
@@ -321,6 +330,13 @@ async fn the_matrix_in_the_docs_is_what_is_found_cell_by_cell() {
         Table::of(&db, "tile", "n", "n = 0 AND level = 1".into(), "n = 0 AND level = 1".into()),
         Table::of(&db, "posting", "key", format!("key = {first}"), format!("key = {second}")),
         Table::of(&db, "segment", "n", "n = 0".into(), "n = 0".into()),
+        Table::of(
+            &db,
+            "usage",
+            "segment version bucket",
+            "segment = 0 AND bucket = 1".into(),
+            "segment = 0 AND bucket = 2".into(),
+        ),
     ];
     let named: Vec<String> = {
         let mut statement = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();

@@ -42,6 +42,15 @@ CREATE TABLE segment (
     filters BLOB    NOT NULL
 ) STRICT;
 
+-- How many sealed records of a segment are under which data-key version and bucket; version 0: erased.
+CREATE TABLE usage (
+    segment INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    bucket  INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    PRIMARY KEY (segment, version, bucket)
+) STRICT, WITHOUT ROWID;
+
 -- State that is not the ledger, each row authenticated under the state key.
 CREATE TABLE state (
     kind TEXT NOT NULL,

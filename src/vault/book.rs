@@ -1,0 +1,61 @@
+//! State that is not the ledger and may name patients or people: approvals and holds. Each is a row, sealed and authenticated
+//! under the state key, and tied to the entry that last changed it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::crypto::{boxed, label, mac};
+use crate::store::StateRow;
+
+use super::keys::Keys;
+use super::standing::Standing;
+
+/// The row of a thing.
+pub(super) fn row<T: Serialize>(keys: &Keys, kind: &str, id: &str, thing: &T) -> StateRow {
+    let json = zeroize::Zeroizing::new(serde_json::to_vec(thing).expect("it is made of text and numbers"));
+    let ring = keys.ring();
+    let body = boxed::seal(ring.state_key(), label::STATE_BODY, &place(kind, id), &json);
+    let mut row = StateRow { kind: kind.to_owned(), id: id.to_owned(), body, tag: Vec::new() };
+    row.tag = mac::tag(ring.state_key(), label::STATE, &parts(&row)).to_vec();
+    row
+}
+
+/// All things of a kind that are authentic and the newest the ledger knows; and how many rows are not.
+pub(super) fn load<T: DeserializeOwned>(
+    rows: &[StateRow],
+    kind: &str,
+    standing: &Standing,
+    keys: &Keys,
+) -> (BTreeMap<String, T>, u64) {
+    let (mut things, mut untrusted) = (BTreeMap::new(), 0);
+    let ring = keys.ring();
+    for row in rows.iter().filter(|row| row.kind == kind) {
+        let authentic = mac::verify(ring.state_key(), label::STATE, &parts(row), &row.tag) && standing.holds(row);
+        let thing = boxed::open(ring.state_key(), label::STATE_BODY, &place(kind, &row.id), &row.body)
+            .and_then(|json| serde_json::from_slice(&json).ok());
+        match thing.filter(|_| authentic) {
+            Some(thing) => drop(things.insert(row.id.clone(), thing)),
+            None => {
+                untrusted += 1;
+                tracing::error!(kind, id = %row.id, "a state row in the database is not authentic or not the newest; it is refused");
+            }
+        }
+    }
+    let gone = |(of, id): &(&str, &str)| *of == kind && !rows.iter().any(|row| row.kind == kind && row.id == *id);
+    for (_, id) in standing.rows().filter(gone) {
+        untrusted += 1;
+        tracing::error!(kind, id, "a state row that the ledger records is gone from the database");
+    }
+    (things, untrusted)
+}
+
+/// What the tag of a state row covers.
+pub(super) fn parts(row: &StateRow) -> [&[u8]; 3] {
+    [row.kind.as_bytes(), row.id.as_bytes(), &row.body]
+}
+
+fn place(kind: &str, id: &str) -> Vec<u8> {
+    [kind.as_bytes(), b"/", id.as_bytes()].concat()
+}

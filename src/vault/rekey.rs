@@ -1,0 +1,397 @@
+//! Keys for ten years: moving values to the newest key while the vault works, destroying old keys, and who opens the keyring.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::crypto::keyring::KeyState;
+use crate::crypto::lock::{MAX_SLOTS, Slot};
+use crate::crypto::seal;
+use crate::domain::action::Action;
+use crate::domain::caller::{Caller, Permission};
+use crate::domain::meta::Meta;
+use crate::domain::submission::{ReasonIn, object};
+use crate::domain::time::Timestamp;
+use crate::store::{Row, SEGMENT, Store};
+
+use super::Vault;
+use super::approval::{By, refused};
+use super::error::VaultError;
+use super::keys::{Barred, Keys};
+use super::record::Note;
+use super::reseal::{Fate, Resealer, Work, count};
+use super::writer::Message;
+
+/// The fastest that may be asked for; 0 asks for no bound.
+const MAX_RATE: u64 = 10_000_000;
+
+/// How a re-encryption should go.
+#[derive(Deserialize, ToSchema, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ReencryptIn {
+    /// Entries a second at most; 0: as fast as it goes. The setting `keys.reencrypt_per_second` if absent.
+    pub per_second: Option<u64>,
+    /// Why.
+    #[serde(default, deserialize_with = "object")]
+    pub reason: Option<ReasonIn>,
+}
+
+/// How far the last re-encryption got.
+#[derive(Clone, Serialize, ToSchema)]
+pub struct Reencryption {
+    /// Whether it is going on.
+    pub running: bool,
+    /// The version that everything moves to.
+    pub version: u32,
+    /// Entries that were moved.
+    pub done: u64,
+    /// Entries that were under older versions when it began.
+    pub total: u64,
+    /// Entries whose values do not open; they stay where they are, and the ledger names them.
+    pub damaged: u64,
+    /// Why it stopped before its end; another one goes on where it stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<&'static str>,
+}
+
+/// What is known of the last re-encryption, for its thread and for those who ask.
+#[derive(Default)]
+pub(super) struct Progress {
+    running: AtomicBool,
+    failed: AtomicBool,
+    version: AtomicU64,
+    pub(super) done: AtomicU64,
+    pub(super) total: AtomicU64,
+    damaged: AtomicU64,
+}
+
+/// A re-encryption that goes on.
+pub(super) struct Running {
+    thread: JoinHandle<()>,
+    stop: Sender<()>,
+}
+
+impl Running {
+    /// Ends it where it is; what was committed stays.
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        drop(self.thread.join());
+    }
+}
+
+/// A destroyed data-key version.
+#[derive(Serialize, ToSchema)]
+pub struct Destroyed {
+    /// Its number.
+    pub destroyed_version: u32,
+    /// The generation of the keyring file.
+    pub keyring_generation: u64,
+    /// The entry that records it.
+    pub recorded_as: Uuid,
+    /// Until when a backup of the keyring may still hold it, as the settings say how long those are kept.
+    #[schema(value_type = String, format = DateTime)]
+    pub undoable_until: Timestamp,
+}
+
+/// The slots that open the keyring.
+#[derive(Serialize, ToSchema)]
+pub struct Slots {
+    /// Their names.
+    pub slots: Vec<String>,
+    /// The generation of the keyring file.
+    pub keyring_generation: u64,
+    /// The entry that records it.
+    pub recorded_as: Uuid,
+}
+
+impl Vault {
+    /// Begins to move everything that is sealed under older versions to the newest one, in the background. What was moved stays
+    /// moved: after a stop or crash another one goes on where this one was.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`], `Invalid` (no reason, or one is going on), or what recording says.
+    pub fn reencrypt(&self, caller: &Caller, asked: ReencryptIn) -> Result<Reencryption, VaultError> {
+        self.allow(caller, Permission::RotateKeys, Action::KEY_REENCRYPT)?;
+        let reason = self.reason(caller, Action::KEY_REENCRYPT, asked.reason.unwrap_or_default())?;
+        let rate = asked.per_second.unwrap_or(self.settings.reencrypt_per_second);
+        if rate > MAX_RATE {
+            return Err(refused("/per_second", "out_of_range", "per_second is 0 to 10000000."));
+        }
+        let mut running = self.reencryption.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.as_ref().is_some_and(|it| !it.thread.is_finished()) {
+            return Err(refused(
+                "",
+                "already_running",
+                "A re-encryption is going on; GET /v1/keys/re-encrypt shows it.",
+            ));
+        }
+        let version = self.keys.ring().newest().version;
+        let mut note = Note::new(caller, Action::KEY_REENCRYPT, reason);
+        note.facts.push(("active_version".into(), version.to_string()));
+        self.record(note)?;
+        let progress = self.progress.clone();
+        progress.begin(version, total(&*self.store, version)?);
+        let (stop, stopped) = channel();
+        let resealing = self.resealing.clone();
+        let mut mover = Mover { resealer: self.resealer(), progress, rate, version, stopped, began: Instant::now() };
+        let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || {
+            let _alone = resealing.lock().unwrap_or_else(PoisonError::into_inner);
+            mover.run();
+        });
+        let thread = thread.map_err(|_| VaultError::Busy)?;
+        *running = Some(Running { thread, stop });
+        Ok(self.progress.show())
+    }
+
+    /// Ends a re-encryption that goes on, so that records can be replaced by something else.
+    pub(super) fn stop_reencryption(&self) {
+        let running = self.reencryption.lock().unwrap_or_else(PoisonError::into_inner).take();
+        running.into_iter().for_each(Running::stop);
+    }
+
+    /// How far the last re-encryption got. Asked again and again, so it is not recorded; it names nobody.
+    ///
+    /// # Errors
+    /// [`VaultError::Denied`].
+    pub fn reencryption(&self, caller: &Caller) -> Result<Reencryption, VaultError> {
+        self.allow(caller, Permission::ListKeys, Action::KEY_LIST)?;
+        Ok(self.progress.show())
+    }
+
+    /// Whether a version can be destroyed: it is retired, and by the counts of the database nothing is sealed under it.
+    pub(super) fn destroyable(&self, version: u32) -> Result<(), VaultError> {
+        let ring = self.keys.ring();
+        match ring.versions().iter().find(|it| it.version == version).map(|it| it.state) {
+            None => return Err(refused("/version", "unknown_version", "There is no data-key version of that number.")),
+            Some(KeyState::Active) => {
+                let detail = "This version seals new entries. Rotate the keys, re-encrypt, then destroy it.";
+                return Err(refused("/version", "version_active", detail));
+            }
+            Some(KeyState::Destroyed) => {
+                return Err(refused("/version", "version_destroyed", "This version was destroyed already."));
+            }
+            Some(KeyState::Retired) => {}
+        }
+        let entries: i64 = self.store.usage()?.iter().filter(|it| it.version == version).map(|it| it.entries).sum();
+        if entries > 0 { Err(in_use(entries)) } else { Ok(()) }
+    }
+
+    /// Destroys a version, once the records themselves show that nothing is sealed under it.
+    pub(super) fn destroy_key(&self, by: &By<'_>, version: u32) -> Result<Destroyed, VaultError> {
+        let _room = self.long_read()?;
+        let change = self.changing_keys();
+        let _bar = self.keys.bar(Barred::Version(version));
+        // What waits in the queue is committed before the records are counted; what comes later is barred.
+        self.drain()?;
+        let found: u64 = count(&*self.store)?.iter().filter(|((it, _), _)| *it == version).map(|(_, n)| n).sum();
+        if found > 0 {
+            return Err(in_use(i64::try_from(found).unwrap_or(i64::MAX)));
+        }
+        let after = self.keys.ring().without_version(version, self.clock.now());
+        let after =
+            after.ok_or_else(|| refused("/version", "version_destroyed", "This version cannot be destroyed."))?;
+        let mut note = by.note(Action::KEY_DESTROY);
+        note.facts.push(("destroyed_version".into(), version.to_string()));
+        let keyring_generation = after.generation();
+        let recorded_as = self.change_keyring(change, note, after)?;
+        let undoable_until = self.undoable_until();
+        Ok(Destroyed { destroyed_version: version, keyring_generation, recorded_as, undoable_until })
+    }
+
+    /// Until when backups of the keyring may hold what is destroyed now.
+    pub(super) fn undoable_until(&self) -> Timestamp {
+        self.clock.now().plus_seconds(self.settings.keyring_backup_days * 86_400)
+    }
+
+    /// Commits what waits in the queue.
+    pub(super) fn drain(&self) -> Result<(), VaultError> {
+        let (reply, done) = oneshot::channel();
+        self.send(Message::Seal(reply))?;
+        done.blocking_recv().map_err(|_| VaultError::Unknown)
+    }
+
+    /// The slots with one more, or with another in place of the one of its name.
+    pub(super) fn slots_with(&self, slot: &Slot) -> Result<Vec<Slot>, VaultError> {
+        if !slot.is_sound() {
+            let detail = "This is no slot; make it with `phivault keys slot put`.";
+            return Err(refused("/slot", "slot_malformed", detail));
+        }
+        let mut slots = self.keys.ring().slots().to_vec();
+        match slots.iter().position(|it| it.name == slot.name) {
+            Some(there) => slots[there] = slot.clone(),
+            None if slots.len() == MAX_SLOTS => {
+                return Err(refused(
+                    "/slot",
+                    "too_many",
+                    format!("A keyring has at most {MAX_SLOTS} slots; remove one."),
+                ));
+            }
+            None => slots.push(slot.clone()),
+        }
+        Ok(slots)
+    }
+
+    /// The slots without one.
+    pub(super) fn slots_without(&self, name: &str) -> Result<Vec<Slot>, VaultError> {
+        let mut slots = self.keys.ring().slots().to_vec();
+        let before = slots.len();
+        slots.retain(|it| it.name != name);
+        match (before - slots.len(), slots.is_empty()) {
+            (0, _) => Err(refused("/name", "unknown_slot", "There is no slot of that name.")),
+            (_, true) => Err(refused("/name", "last_slot", "This is the last slot; nobody could open the keyring.")),
+            _ => Ok(slots),
+        }
+    }
+
+    /// Writes the keyring with other slots.
+    pub(super) fn change_slots(
+        &self,
+        by: &By<'_>,
+        name: &str,
+        slots: impl FnOnce(&Self) -> Result<Vec<Slot>, VaultError>,
+    ) -> Result<Slots, VaultError> {
+        let change = self.changing_keys();
+        let slots = slots(self)?;
+        let names: Vec<_> = slots.iter().map(|it| it.name.clone()).collect();
+        let after = self.keys.ring().with_slots(slots);
+        let mut note = by.note(Action::KEY_SLOT);
+        note.facts.push(("slot".into(), name.to_owned()));
+        note.facts.push(("slots".into(), names.join(" ")));
+        let keyring_generation = after.generation();
+        let recorded_as = self.change_keyring(change, note, after)?;
+        Ok(Slots { slots: names, keyring_generation, recorded_as })
+    }
+}
+
+fn in_use(entries: i64) -> VaultError {
+    let plural = if entries == 1 { "entry is" } else { "entries are" };
+    refused(
+        "/version",
+        "version_in_use",
+        format!("{entries} {plural} still sealed under this version. Re-encrypt first."),
+    )
+}
+
+/// Entries under versions older than `version`.
+fn total(store: &dyn Store, version: u32) -> Result<u64, VaultError> {
+    let older = store.usage()?.into_iter().filter(|it| (1..version).contains(&it.version));
+    Ok(older.map(|it| u64::try_from(it.entries).unwrap_or(0)).sum())
+}
+
+impl Progress {
+    fn begin(&self, version: u32, total: u64) {
+        self.version.store(version.into(), Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+        self.damaged.store(0, Ordering::Relaxed);
+        self.failed.store(false, Ordering::Relaxed);
+        self.running.store(true, Ordering::Release);
+    }
+
+    fn show(&self) -> Reencryption {
+        let number = |it: &AtomicU64| it.load(Ordering::Relaxed);
+        let running = self.running.load(Ordering::Acquire);
+        let stopped = "It stopped before its end; the log says why. Start another, it goes on where this one was.";
+        Reencryption {
+            running,
+            version: u32::try_from(number(&self.version)).unwrap_or(u32::MAX),
+            done: number(&self.done),
+            total: number(&self.total),
+            damaged: number(&self.damaged),
+            problem: self.failed.load(Ordering::Relaxed).then_some(stopped),
+        }
+    }
+}
+
+/// Moves entries to the newest version.
+struct Mover {
+    resealer: Resealer,
+    progress: Arc<Progress>,
+    rate: u64,
+    version: u32,
+    stopped: Receiver<()>,
+    began: Instant,
+}
+
+impl Mover {
+    fn run(&mut self) {
+        match self.all() {
+            Ok(true) => tracing::info!(version = self.version, "the re-encryption is done"),
+            Ok(false) => self.progress.failed.store(true, Ordering::Relaxed),
+            Err(error) => {
+                tracing::error!(%error, "the re-encryption stopped");
+                self.progress.failed.store(true, Ordering::Relaxed);
+            }
+        }
+        self.progress.running.store(false, Ordering::Release);
+    }
+
+    /// `false` when it was told to stop.
+    fn all(&mut self) -> Result<bool, VaultError> {
+        let version = self.version;
+        let older = |counted: u32| (1..version).contains(&counted);
+        let mut segments: Vec<u64> =
+            self.resealer.store.usage()?.iter().filter(|it| older(it.version)).map(|it| it.segment).collect();
+        segments.dedup();
+        let mut position = 0;
+        for segment in segments {
+            position = position.max(segment * SEGMENT);
+            let end = self.resealer.store.size().min((segment + 1) * SEGMENT);
+            while position < end {
+                let range = self.resealer.range_of(position)?;
+                position = range.end;
+                let keys = self.resealer.keys.clone();
+                let work = Work {
+                    action: Action::KEY_REENCRYPT,
+                    facts: vec![("active_version".into(), version.to_string())],
+                    note: None,
+                    wanted: &|_, sealed| older(seal::counted_under(sealed).0) && has_bucket(&keys, sealed),
+                    fate: &|row| again(&keys, row),
+                    go_on: &|done| {
+                        self.progress.damaged.fetch_add(done.damaged.len() as u64, Ordering::Relaxed);
+                        self.progress.done.fetch_add(done.replaced, Ordering::Relaxed);
+                        keep_pace(&self.progress, self.rate, self.began, &self.stopped)
+                    },
+                };
+                if !self.resealer.replace(range, &work)? {
+                    self.resealer.finish()?;
+                    return Ok(false);
+                }
+            }
+        }
+        self.resealer.finish()?;
+        Ok(true)
+    }
+}
+
+/// Waits until what was done is due at the rate; `false` when it is time to stop.
+fn keep_pace(progress: &Progress, rate: u64, began: Instant, stopped: &Receiver<()>) -> bool {
+    let done = progress.done.load(Ordering::Relaxed);
+    let due = done.checked_mul(1_000_000).and_then(|it| it.checked_div(rate)).unwrap_or(0);
+    let wait = Duration::from_micros(due).saturating_sub(began.elapsed());
+    matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
+}
+
+/// Whether the bucket of a record is still there; what was disposed of is erased, not moved.
+fn has_bucket(keys: &Keys, sealed: &[u8]) -> bool {
+    seal::header(sealed).is_ok_and(|header| keys.ring().resealing(header).is_some())
+}
+
+/// A record under the newest version, once it has shown that it is what the ledger committed to.
+fn again(keys: &Keys, row: &Row) -> Fate {
+    let ring = keys.ring();
+    let sealed = (|| {
+        let header = seal::header(&row.sealed).ok()?;
+        let id = Meta::borrow(&row.meta).ok()?.id;
+        let keys = (&ring.opening(header)?, &ring.resealing(header)?);
+        seal::reseal(keys, id.as_bytes(), &row.meta, &row.sealed, &row.commitment).ok()
+    })();
+    sealed.map_or(Fate::Damaged, Fate::Replaced)
+}

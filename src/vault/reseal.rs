@@ -1,0 +1,227 @@
+//! Replacing sealed records, while nothing else of an entry changes: for re-encryption, disposal and redaction.
+//!
+//! The leaf does not cover the sealed record, a seal entry does. So each commit that replaces records holds an entry that states
+//! the new root over the whole range between two seal entries. What is true if the process dies: before the commit nothing
+//! was replaced, after it all of the commit was, and the ledger says so.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::crypto::seal;
+use crate::domain::action::Action;
+use crate::domain::entry::Receipt;
+use crate::domain::meta::Meta;
+use crate::domain::rules::Item;
+use crate::ledger::hash::Hash;
+use crate::ledger::tree::Edge;
+use crate::store::{Row, Store, StoreError};
+
+use super::error::VaultError;
+use super::fault;
+use super::keys::Keys;
+use super::open::DAMAGED;
+use super::trust::leaf_of;
+use super::writer::{Job, Message, Queue, Raced, Resealed, own_meta, prepare, seal_leaf};
+
+/// The most records, and about the most bytes, of one commit.
+const MAX_RECORDS: usize = 4_096;
+const MAX_BYTES: usize = 16 << 20;
+
+/// What becomes of a record.
+pub(super) enum Fate {
+    /// This stands in its place.
+    Replaced(Vec<u8>),
+    /// It is not what the ledger committed to. It stays, and the ledger says so.
+    Damaged,
+}
+
+/// Which records are replaced, by what, and as what that is recorded.
+pub(super) struct Work<'a> {
+    pub(super) action: Action,
+    pub(super) facts: Vec<(String, String)>,
+    /// The entry that records it, if it is more than the vault's own; then everything is one commit.
+    pub(super) note: Option<(Meta, Vec<Item>)>,
+    /// By position and sealed record.
+    pub(super) wanted: &'a (dyn Fn(u64, &[u8]) -> bool + Sync),
+    pub(super) fate: &'a (dyn Fn(&Row) -> Fate + Sync),
+    /// Told of each commit; whether to go on.
+    pub(super) go_on: &'a dyn Fn(&Done) -> bool,
+}
+
+/// What a commit did.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) replaced: u64,
+    pub(super) damaged: BTreeSet<u64>,
+}
+
+/// Replaces records, one commit while the next is prepared.
+pub(super) struct Resealer {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) queue: Queue,
+    pending: Option<oneshot::Receiver<Result<Vec<Receipt>, Raced>>>,
+}
+
+impl Resealer {
+    pub(super) fn new(store: Arc<dyn Store>, keys: Arc<Keys>, queue: Queue) -> Self {
+        Self { store, keys, queue, pending: None }
+    }
+
+    /// The range between two seal entries that holds an entry. If no seal entry covers it yet, one is made.
+    pub(super) fn range_of(&self, sequence: u64) -> Result<Range<u64>, VaultError> {
+        if let Some(range) = self.sealed_range(sequence)? {
+            return Ok(range);
+        }
+        let (reply, done) = oneshot::channel();
+        self.send(Message::Seal(reply))?;
+        done.blocking_recv().map_err(|_| VaultError::Unknown)?;
+        self.sealed_range(sequence)?.ok_or_else(|| VaultError::Integrity("an entry is covered by no seal entry".into()))
+    }
+
+    fn sealed_range(&self, sequence: u64) -> Result<Option<Range<u64>>, VaultError> {
+        let (mut found, mut wrong) = (None, None);
+        self.store.scan(sequence + 1..self.store.size(), &mut |row| {
+            match Meta::borrow(&row.meta) {
+                Ok(meta) if meta.action == Action::SEAL => {
+                    let from = meta.fact("from").and_then(|it| it.parse().ok()).filter(|from| *from <= sequence);
+                    match from.filter(|_| leaf_of(&row) == row.leaf) {
+                        Some(from) => found = Some(from..row.sequence),
+                        None => wrong = Some(row.sequence),
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => wrong = Some(row.sequence),
+            }
+            found.is_none() && wrong.is_none()
+        })?;
+        match wrong {
+            Some(sequence) => Err(VaultError::Integrity(format!("entry {sequence} is not what it was"))),
+            None => Ok(found),
+        }
+    }
+
+    /// Replaces what is wanted within a range that [`Resealer::range_of`] gave; `false` when it was not to go on.
+    pub(super) fn replace(&mut self, range: Range<u64>, work: &Work<'_>) -> Result<bool, VaultError> {
+        let (mut leaves, mut wanted) = (Vec::new(), Vec::new());
+        let mut wrong = None;
+        self.store.scan(range.clone(), &mut |row| {
+            match Meta::borrow(&row.meta) {
+                Ok(meta) => leaves.push(seal_leaf(meta.id, &row.sealed)),
+                Err(_) => wrong = Some(row.sequence),
+            }
+            if (work.wanted)(row.sequence, &row.sealed) {
+                wanted.push((row.sequence, row.sealed.len()));
+            }
+            wrong.is_none()
+        })?;
+        if let Some(sequence) = wrong {
+            return Err(VaultError::Integrity(format!("entry {sequence} is not what it was")));
+        }
+        let mut rest = wanted.as_slice();
+        while !rest.is_empty() {
+            let (mut count, mut bytes) = (0, 0);
+            while count < rest.len().min(MAX_RECORDS) && (count == 0 || bytes + rest[count].1 <= MAX_BYTES) {
+                bytes += rest[count].1;
+                count += 1;
+            }
+            let (part, after) = rest.split_at(count);
+            rest = after;
+            let sequences: Vec<u64> = part.iter().map(|(sequence, _)| *sequence).collect();
+            let done = self.commit(&range, &sequences, &mut leaves, work)?;
+            if !(work.go_on)(&done) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn commit(
+        &mut self,
+        range: &Range<u64>,
+        sequences: &[u64],
+        leaves: &mut [Hash],
+        work: &Work<'_>,
+    ) -> Result<Done, VaultError> {
+        let rows = self.store.rows(sequences)?;
+        let mut done = Done::default();
+        let mut resealed = Vec::with_capacity(rows.len());
+        for (row, fate) in rows.iter().zip(side_by_side(&rows, work.fate)) {
+            let Fate::Replaced(sealed) = fate else {
+                done.damaged.insert(row.sequence);
+                continue;
+            };
+            let meta = Meta::borrow(&row.meta).map_err(|error| VaultError::Integrity(error.to_string()))?;
+            let place = usize::try_from(row.sequence - range.start).expect("a range between two seal entries is small");
+            leaves[place] = seal_leaf(meta.id, &sealed);
+            resealed.push(Resealed { sequence: row.sequence, before: seal::counted_under(&row.sealed), sealed });
+        }
+        done.replaced = resealed.len() as u64;
+        let mut edge = Edge::new();
+        leaves.iter().for_each(|leaf| drop(edge.append(*leaf)));
+        let (mut meta, items) =
+            work.note.clone().unwrap_or_else(|| (own_meta(work.action, work.facts.clone()), Vec::new()));
+        let facts = &mut meta.facts;
+        facts.extend([
+            ("from".to_owned(), range.start.to_string()),
+            ("records".to_owned(), resealed.len().to_string()),
+            ("root".to_owned(), edge.root().to_string()),
+            ("to".to_owned(), range.end.to_string()),
+        ]);
+        if !done.damaged.is_empty() {
+            let list = done.damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            tracing::error!(damaged = %list, "values of these entries do not open and were left as they are");
+            facts.push((DAMAGED.to_owned(), list));
+        }
+        facts.sort();
+        self.finish()?;
+        let (reply, answer) = oneshot::channel();
+        let entries = vec![prepare(&self.keys, meta, &items)];
+        fault::point("records-ready");
+        let job = Job { entries, looked_up_to: u64::MAX, state: Vec::new(), resealed, reply, room: None };
+        self.send(Message::Job(job))?;
+        self.pending = Some(answer);
+        Ok(done)
+    }
+
+    /// Waits until everything is committed.
+    pub(super) fn finish(&mut self) -> Result<(), VaultError> {
+        match self.pending.take() {
+            None => Ok(()),
+            Some(answer) => {
+                let answer = answer.blocking_recv().map_err(|_| VaultError::Unknown)?;
+                fault::point("records-replaced");
+                // Its entry is sealed under the newest key, which nobody destroys.
+                answer.map_or(Err(VaultError::Unknown), |_| Ok(()))
+            }
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), VaultError> {
+        self.queue.send(message).map_err(|_| VaultError::Unknown)
+    }
+}
+
+/// The fates of rows, worked out on all cores.
+fn side_by_side(rows: &[Row], fate: &(dyn Fn(&Row) -> Fate + Sync)) -> Vec<Fate> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = rows.len().div_ceil(cores).max(64);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            rows.chunks(share).map(|part| scope.spawn(move || part.iter().map(fate).collect::<Vec<_>>())).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("working out a fate does not panic")).collect()
+    })
+}
+
+/// Adds up the records under each version and bucket, from the records themselves.
+pub(super) fn count(store: &dyn Store) -> Result<std::collections::BTreeMap<(u32, u32), u64>, StoreError> {
+    let mut counts = std::collections::BTreeMap::new();
+    store.scan(0..store.size(), &mut |row| {
+        *counts.entry(seal::counted_under(&row.sealed)).or_default() += 1;
+        true
+    })?;
+    Ok(counts)
+}
