@@ -18,7 +18,7 @@ use phivault::domain::{json, time::Clock, time::Timestamp};
 use phivault::keyfile::{self, KeyPaths};
 use phivault::store::Store;
 use phivault::store::sqlite::SqliteStore;
-use phivault::vault::{self, AccessAsked, Cost, Creation, Opening, Outcome, Vault, Verdict, VerifyAsked};
+use phivault::vault::{self, AccessAsked, Cost, Creation, Opening, Outcome, ReencryptIn, Vault, Verdict, VerifyAsked};
 use rusqlite::{Connection, params};
 
 const BATCH: usize = 500;
@@ -49,6 +49,7 @@ fn main() {
     let vault = Arc::new(open(dir));
     let blocks = append(&vault, entries);
     let ids = probe(&vault, entries);
+    let moved = reencrypt(&vault);
     vault.settle().expect("the vault seals");
     vault.stop().expect("the vault stops");
     let keyless = verify(dir, None);
@@ -62,6 +63,7 @@ fn main() {
     for (n, block) in blocks.iter().enumerate() {
         row(&format!("  block {} (of {})", n + 1, block.0), rate(block.0, block.1), Some(rate(block.0, block.1) / raw));
     }
+    row("re-encryption, entries a second", moved, None);
     row("keyless verify, all cores, entries a second", keyless, None);
     row("verify with keys, all cores, entries a second", with_keys, None);
     for (what, microseconds) in ids {
@@ -178,6 +180,20 @@ fn probe(vault: &Vault, entries: usize) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// Everything under the newest key, as fast as it goes.
+fn reencrypt(vault: &Vault) -> f64 {
+    let reason = Some(ReasonIn { code: Some("HSYSADMIN".into()), ..ReasonIn::default() });
+    let admin = caller(Role::Admin);
+    let began = Instant::now();
+    let mut far = vault.reencrypt(&admin, ReencryptIn { per_second: Some(0), reason }).expect("it begins");
+    while far.running {
+        std::thread::sleep(Duration::from_millis(5));
+        far = vault.reencryption(&admin).expect("it tells");
+    }
+    assert!(far.problem.is_none() && far.damaged == 0 && far.done == far.total, "the re-encryption is whole");
+    far.done as f64 / began.elapsed().as_secs_f64()
+}
+
 /// The same stored bytes into one bare table: same batch, same pragmas, nothing else.
 fn raw(dir: &Path) -> f64 {
     let store = SqliteStore::open(&dir.join("data/vault.db")).expect("the vault's database opens");
@@ -263,6 +279,7 @@ fn open(dir: &Path) -> Vault {
             two_person: false,
             approval_seconds: 60,
             reencrypt_per_second: 0,
+            rotate_days: 0,
             keyring_backup_days: 30,
         },
         vocabulary: REASONS,

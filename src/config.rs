@@ -70,7 +70,9 @@ pub struct Keys {
     pub command: Option<Vec<String>>,
     /// Entries a second that a re-encryption moves unless it is asked for another rate; 0: no bound.
     pub reencrypt_per_second: u64,
-    /// How long backups of the keyring are kept, days.
+    /// Days after which a new data-key version is made by itself; 0: never.
+    pub rotate_days: i64,
+    /// How long backups of the keyring and the database are kept, days.
     pub backup_days: i64,
 }
 
@@ -193,6 +195,7 @@ impl Default for Keys {
             key_file: None,
             command: None,
             reencrypt_per_second: 5_000,
+            rotate_days: 90,
             backup_days: 30,
         }
     }
@@ -362,6 +365,7 @@ impl Settings {
             ((1..=100_000).contains(&self.server.connections), "server.connections is 1 to 100000."),
             (keys.command.as_ref().is_none_or(|it| !it.is_empty()), "keys.command is a program and its arguments."),
             (keys.reencrypt_per_second <= 10_000_000, "keys.reencrypt_per_second is 0 to 10000000."),
+            ((0..=3_650).contains(&keys.rotate_days), "keys.rotate_days is 0 to 3650."),
             ((0..=36_500).contains(&keys.backup_days), "keys.backup_days is 0 to 36500."),
             ((60..=2_592_000).contains(&self.admin.approval_seconds), "admin.approval_seconds is 60 to 2592000."),
             (self.evidence.scrub_per_second <= 1_000_000, "evidence.scrub_per_second is 0 to 1000000."),

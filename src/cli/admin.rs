@@ -160,8 +160,9 @@ fn done(answer: &Value) -> String {
     }
     if !answer["redacted"].is_null() {
         return format!(
-            "The values of entry {} are erased. Certificate {}: phivault retention certificate {}",
+            "The values of entry {} are erased. Backups of the database from before still hold them: destroy those by {}.\nCertificate {}: phivault retention certificate {}",
             text(&answer["redacted"]),
+            until(),
             text(&answer["certificate"]),
             text(&answer["certificate"])
         );

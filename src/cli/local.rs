@@ -98,6 +98,7 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
             two_person: settings.admin.two_person,
             approval_seconds: settings.admin.approval_seconds,
             reencrypt_per_second: settings.keys.reencrypt_per_second,
+            rotate_days: settings.keys.rotate_days,
             keyring_backup_days: settings.keys.backup_days,
         },
         vocabulary: &vocabulary,

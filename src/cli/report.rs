@@ -16,6 +16,8 @@ use serde_json::Value;
 use crate::cli::client::terminal::{self, escape, moment};
 use crate::cli::client::{Client, ConnectArgs};
 
+mod breach;
+
 /// Make reports for compliance (needs the role officer)
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,6 +32,37 @@ enum Command {
     /// Making the report is itself recorded, with the reason. Without --actor there is a line for each user; with it,
     /// what this user did by reason, action, patient, day and hour, and each use of break-the-glass.
     Access(Access),
+    /// Report what was readable under a data key in a time, and who revealed it: for a suspected breach
+    ///
+    /// Which entries, patients and categories were sealed under the version, by the rotations and re-encryptions that the
+    /// ledger records, for the risk assessment of 45 CFR 164.402(2).
+    BreachScope(Breach),
+}
+
+#[derive(Debug, clap::Args)]
+struct Breach {
+    /// The data-key version that may be known to others (phivault keys list)
+    #[arg(long, value_name = "N")]
+    key_version: u32,
+
+    /// From this time on (RFC 3339) [default: the beginning]
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+
+    /// Before this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+
+    /// Why the report is made, as a code of the vault's vocabulary
+    #[arg(long, value_name = "CODE", default_value = "HCOMPL")]
+    reason: String,
+
+    /// Print the whole report as JSON; it lists every patient and every reveal
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,6 +106,7 @@ struct Access {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Access(args) => access(&args).await?,
+        Command::BreachScope(args) => breach::run(&args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -63,6 +63,24 @@ fn courier(settings: &Settings, vault: &Arc<Vault>) -> anyhow::Result<Option<Cou
     Courier::new(vault.clone(), evidence).map(Some)
 }
 
+/// What is done now and then without anybody asking: keys do not outlive their cryptoperiod.
+async fn keep(vault: Arc<Vault>) {
+    let mut hourly = tokio::time::interval(Duration::from_secs(3_600));
+    loop {
+        hourly.tick().await;
+        let vault = vault.clone();
+        match actix_web::rt::task::spawn_blocking(move || vault.rotate_if_due()).await {
+            Ok(Ok(Some(rotated))) => tracing::info!(
+                version = rotated.active,
+                generation = rotated.keyring_generation,
+                "a new data key seals from now on; back up the keyring"
+            ),
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the data key is due for rotation and could not be rotated"),
+        }
+    }
+}
+
 /// Serves an open vault; `demo` uses it too. `announce` is told the address when the first request can come.
 ///
 /// # Errors
@@ -97,6 +115,7 @@ pub fn serve(
         if let Some(courier) = courier(settings, vault)? {
             actix_web::rt::spawn(courier.run());
         }
+        actix_web::rt::spawn(keep(vault.clone()));
         announce(server.address());
         server.run().await.context("The server failed")
     });

@@ -13,7 +13,7 @@ use crate::domain::reason::{Change, Purpose, Site};
 use crate::domain::report::{AccessReport, ActorReport, csv_cell};
 use crate::domain::submission::ReasonIn;
 use crate::domain::time::parse_offset;
-use crate::vault::AccessAsked;
+use crate::vault::{AccessAsked, BreachAsked, BreachScope};
 
 use super::Api;
 use super::entries::{blocking, may, params};
@@ -86,6 +86,45 @@ pub(super) async fn access(api: Data<Api>, caller: Caller, request: HttpRequest)
         .insert_header((header::CONTENT_TYPE, "text/csv; charset=utf-8"))
         .insert_header((header::CONTENT_DISPOSITION, name))
         .body(render_csv(&report)))
+}
+
+/// What a breach scope is asked for.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct BreachParams {
+    /// The data-key version that may be known to others. Required.
+    key_version: Option<u32>,
+    /// From this time (RFC 3339); from the beginning if absent.
+    from: Option<String>,
+    /// Before this time; until now if absent.
+    to: Option<String>,
+    /// Why the report is made: a reason code, such as HCOMPL. Required.
+    reason: Option<String>,
+}
+
+/// Scope of a breach
+///
+/// Which entries, patients and categories were readable under a data-key version in a time, and who revealed values of these
+/// patients meanwhile: for the risk assessment of 45 CFR 164.402(2). The report is recorded before it is made.
+#[utoipa::path(get, path = "/v1/reports/breach-scope", tag = "Reports", params(BreachParams), responses(
+    (status = 200, description = "The report.", body = BreachScope),
+    (status = 400, body = Problem, description = "A parameter is wrong."), (status = 401, body = Problem, description = "The token is not valid."),
+    (status = 403, body = Problem, description = "Only officers and auditors may."), (status = 422, body = Problem, description = "The reason will not do."),
+    (status = 503, body = Problem, description = "The report could not be recorded, so it was not made.")))]
+pub(super) async fn breach_scope(api: Data<Api>, caller: Caller, request: HttpRequest) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::Report, Action::REPORT).await?;
+    let params = params::<BreachParams>(&request)?;
+    let key_version = params.key_version.ok_or_else(|| {
+        ApiError::from(Issue::new(
+            "key_version",
+            "parameter_missing",
+            "Say which data-key version; GET /v1/keys lists them.",
+        ))
+    })?;
+    let reason = ReasonIn { code: params.reason, ..ReasonIn::default() };
+    let asked = BreachAsked { key_version, from: params.from, to: params.to, reason };
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.breach_scope(&caller, asked)?)).await?))
 }
 
 /// The reason codes in force

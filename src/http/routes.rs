@@ -20,6 +20,7 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/entries/{id}/proof", "GET", vec![get().to(ledger::proof)]);
     add("/v1/reveal", "POST", vec![post().to(reveal::many)]);
     add("/v1/reports/access", "GET", vec![get().to(reports::access)]);
+    add("/v1/reports/breach-scope", "GET", vec![get().to(reports::breach_scope)]);
     add("/v1/reasons", "GET", vec![get().to(reports::reasons)]);
     add("/v1/tokens", "GET, POST", vec![get().to(tokens::list), post().to(tokens::create)]);
     add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);

@@ -60,6 +60,8 @@ fn words(meta: &Meta, origin: &str, place: &str, at: Timestamp) -> String {
         let entry = meta.record.as_ref().map_or("unknown", |it| it.id.as_str());
         lines.push(format!("what the values of entry {entry}"));
         lines.push("authority an order, sealed with the entry".to_owned());
+        let until = meta.fact("undoable_until").unwrap_or("unknown");
+        lines.push(format!("backups of the database may undo it until {until}"));
     } else {
         let fact = |name| meta.fact(name).unwrap_or("unknown");
         lines.push(format!("what the values of bucket {}", fact("bucket")));

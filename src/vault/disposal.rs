@@ -79,6 +79,9 @@ pub struct Redacted {
     pub certificate: Uuid,
     /// The entry.
     pub redacted: Uuid,
+    /// Until when a backup of the database may still hold its values, as the settings say how long those are kept.
+    #[schema(value_type = String, format = DateTime)]
+    pub undoable_until: Timestamp,
 }
 
 impl Vault {
@@ -244,6 +247,8 @@ impl Vault {
         note.patient = decode(&row)?.patient;
         note.record = Some(entry_record(id));
         note.seal("authority", authority);
+        let undoable_until = self.undoable_until();
+        note.facts.push(("undoable_until".to_owned(), undoable_until.to_string()));
         let (meta, items, _) = self.compose(note);
         let mut resealer = self.resealer();
         let range = resealer.range_of(row.sequence)?;
@@ -260,7 +265,7 @@ impl Vault {
         resealer.finish()?;
         self.sign_now();
         self.flush();
-        Ok(Redacted { certificate, redacted: id })
+        Ok(Redacted { certificate, redacted: id, undoable_until })
     }
 
     /// The bucket that values are sealed in; made when it is the first of its class and year.

@@ -10,7 +10,7 @@ use crate::crypto::kek::Unlock;
 use crate::crypto::keyring::{KeyState, Keyring, KeyringError, file_digest};
 use crate::crypto::seal;
 use crate::domain::action::Action;
-use crate::domain::caller::{Caller, Permission};
+use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::meta::Meta;
 use crate::domain::submission::ReasonIn;
 use crate::domain::time::Timestamp;
@@ -22,6 +22,9 @@ use super::fault;
 use super::record::Note;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION};
 use super::writer::Prepared;
+
+/// Entries after which a version is replaced by itself: half of what SP 800-38D section 8.3 allows one key.
+const MOST_SEALED: i64 = 1 << 31;
 
 /// The keyring and what is needed to write the next one.
 pub(super) struct Keys {
@@ -228,11 +231,33 @@ impl Vault {
     pub fn rotate_keys(&self, caller: &Caller, reason: ReasonIn) -> Result<Rotated, VaultError> {
         self.allow(caller, Permission::RotateKeys, Action::KEY_ROTATE)?;
         let reason = self.reason(caller, Action::KEY_ROTATE, reason)?;
+        self.next_version(Note::new(caller, Action::KEY_ROTATE, reason))
+    }
+
+    /// Makes a new data-key version if the newest is past its cryptoperiod (SP 800-57 part 1, section 5.3) or has sealed as much
+    /// as it should. Called now and then.
+    ///
+    /// # Errors
+    /// As [`Vault::rotate_keys`].
+    pub fn rotate_if_due(&self) -> Result<Option<Rotated>, VaultError> {
+        let days = self.settings.rotate_days;
+        let ring = self.keys.ring();
+        let newest = ring.newest();
+        let old = days > 0 && newest.created_at.plus_seconds(days * 86_400) <= self.clock.now();
+        let sealed: i64 =
+            self.store.usage()?.iter().filter(|it| it.version == newest.version).map(|it| it.entries).sum();
+        if !old && sealed < MOST_SEALED {
+            return Ok(None);
+        }
+        let vault = Caller { token_id: "vault".into(), label: super::writer::SELF.into(), role: Role::Admin };
+        self.next_version(Note::new(&vault, Action::KEY_ROTATE, super::record::default_reason())).map(Some)
+    }
+
+    fn next_version(&self, mut note: Note<'_>) -> Result<Rotated, VaultError> {
         let change = self.changing_keys();
         let before = self.keys.ring();
         let after = before.rotated(self.clock.now());
         let (active, previous) = (after.newest().version, before.newest().version);
-        let mut note = Note::new(caller, Action::KEY_ROTATE, reason);
         note.facts.push(("active_version".into(), active.to_string()));
         note.facts.push(("retired_version".into(), previous.to_string()));
         let keyring_generation = after.generation();

@@ -22,6 +22,7 @@ mod approval;
 mod backup;
 mod blinding;
 mod book;
+mod breach;
 mod certificate;
 mod disclosure;
 mod disposal;
@@ -55,6 +56,7 @@ pub use crate::crypto::lock::{MAIN_SLOT, Slot};
 pub use crate::ledger::tiles::TileName;
 pub use approval::{Approval, Asked, Done, Operation, Stage};
 pub use backup::{Manifest, RestoreAsked, back_up, restore, undo_restore};
+pub use breach::{BreachAsked, BreachScope, RevealSeen};
 pub use certificate::Certificate;
 pub use disclosure::{Disclosure, verify_disclosure};
 pub use disposal::{Disposed, PlannedBucket, Redacted, RetentionPlan};
@@ -93,7 +95,9 @@ pub struct Settings {
     pub approval_seconds: i64,
     /// Entries a second that a re-encryption moves unless it is asked for another rate; 0: no bound.
     pub reencrypt_per_second: u64,
-    /// How long backups of the keyring are kept, days: until then they can undo what was destroyed.
+    /// Days after which a new data-key version is made by itself; 0: never.
+    pub rotate_days: i64,
+    /// How long backups of the keyring and the database are kept, days: until then they can undo what was destroyed.
     pub keyring_backup_days: i64,
 }
 

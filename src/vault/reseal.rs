@@ -106,8 +106,8 @@ impl Resealer {
 
     /// Replaces what is wanted within a range that [`Resealer::range_of`] gave; `false` when it was not to go on.
     pub(super) fn replace(&mut self, range: Range<u64>, work: &Work<'_>) -> Result<bool, VaultError> {
-        let (mut leaves, mut wanted) = (Vec::new(), Vec::new());
-        let mut wrong = None;
+        let (mut leaves, mut wanted, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut wrong, mut bytes) = (None, 0);
         self.store.scan(range.clone(), &mut |row| {
             match Meta::borrow(&row.meta) {
                 Ok(meta) => leaves.push(seal_leaf(meta.id, &row.sealed)),
@@ -115,12 +115,25 @@ impl Resealer {
             }
             if (work.wanted)(row.sequence, &row.sealed) {
                 wanted.push((row.sequence, row.sealed.len()));
+                bytes += row.meta.len() + row.sealed.len();
+                // Most ranges fit into one commit, and then nothing is read twice.
+                if wanted.len() <= MAX_RECORDS && bytes <= MAX_BYTES {
+                    rows.push(row);
+                }
             }
             wrong.is_none()
         })?;
         if let Some(sequence) = wrong {
             return Err(VaultError::Integrity(format!("entry {sequence} is not what it was")));
         }
+        if wanted.is_empty() {
+            return Ok(true);
+        }
+        if rows.len() == wanted.len() {
+            let done = self.commit(&range, &rows, &mut leaves, work)?;
+            return Ok((work.go_on)(&done));
+        }
+        drop(rows);
         let mut rest = wanted.as_slice();
         while !rest.is_empty() {
             let (mut count, mut bytes) = (0, 0);
@@ -131,7 +144,8 @@ impl Resealer {
             let (part, after) = rest.split_at(count);
             rest = after;
             let sequences: Vec<u64> = part.iter().map(|(sequence, _)| *sequence).collect();
-            let done = self.commit(&range, &sequences, &mut leaves, work)?;
+            let rows = self.store.rows(&sequences)?;
+            let done = self.commit(&range, &rows, &mut leaves, work)?;
             if !(work.go_on)(&done) {
                 return Ok(false);
             }
@@ -142,14 +156,13 @@ impl Resealer {
     fn commit(
         &mut self,
         range: &Range<u64>,
-        sequences: &[u64],
+        rows: &[Row],
         leaves: &mut [Hash],
         work: &Work<'_>,
     ) -> Result<Done, VaultError> {
-        let rows = self.store.rows(sequences)?;
         let mut done = Done::default();
         let mut resealed = Vec::with_capacity(rows.len());
-        for (row, fate) in rows.iter().zip(side_by_side(&rows, work.fate)) {
+        for (row, fate) in rows.iter().zip(side_by_side(rows, work.fate)) {
             let Fate::Replaced(sealed) = fate else {
                 done.damaged.insert(row.sequence);
                 continue;

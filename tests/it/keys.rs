@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::app::{Answer, App, Client, entry, program, text, verify};
 
+mod breach;
 mod crash;
 mod life;
 mod retention;

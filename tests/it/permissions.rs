@@ -34,6 +34,7 @@ POST   /v1/entries/trail         | 403 200 200 403 401 401 401 401 401 401 | sea
 GET    /v1/entries/{id}/leaf     | 403 200 200 403 401 401 401 401 401 401 | search
 POST   /v1/reveal                | 403 404 403 403 401 401 401 401 401 401 | reveal
 GET    /v1/reports/access        | 403 200 200 403 401 401 401 401 401 401 | report
+GET    /v1/reports/breach-scope  | 403 200 200 403 401 401 401 401 401 401 | report
 GET    /v1/reasons               | 200 200 200 200 401 401 401 401 401 401 |
 GET    /v1/tokens                | 403 403 403 200 401 401 401 401 401 401 | token_list
 POST   /v1/tokens                | 403 403 403 201 401 401 401 401 401 401 | token_create
@@ -90,6 +91,7 @@ impl Route {
         let reason = json!({"code": "HCOMPL"});
         let path = match self.path {
             "/v1/reports/access" => "/v1/reports/access?reason=HCOMPL".to_owned(),
+            "/v1/reports/breach-scope" => "/v1/reports/breach-scope?key_version=1&reason=HCOMPL".to_owned(),
             "/v1/tokens/{id}" => "/v1/tokens/tok-0".to_owned(),
             "/v1/ledger/consistency" => "/v1/ledger/consistency?from=1".to_owned(),
             "/tile/{tile}" => "/tile/0/000.p/1".to_owned(),
