@@ -69,6 +69,8 @@ pub struct Args {
 enum Command {
     /// List what was asked for
     List(List),
+    /// Show everything about a request, before approving it
+    Show(Show),
     /// Approve a request of another administrator; it is done at once
     Approve(Decide),
     /// Cancel a request, one's own or another's
@@ -83,6 +85,16 @@ struct List {
 
     #[command(flatten)]
     connect: ConnectArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// The request
+    #[arg(value_name = "ID")]
+    id: String,
+
+    #[command(flatten)]
+    look: List,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,6 +116,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::List(List { json, connect }) => {
             let answer: Value = Client::connect(&connect)?.get(&["v1", "approvals"], &[]).await?;
             terminal::print(&if json { terminal::json(&answer)? } else { overview(&answer) })?;
+        }
+        Command::Show(Show { id, look: List { json, connect } }) => {
+            let answer: Value = Client::connect(&connect)?.get(&["v1", "approvals"], &[]).await?;
+            let found = answer["approvals"].as_array().into_iter().flatten().find(|it| it["id"] == json!(id));
+            let found =
+                found.with_context(|| format!("There is no request {id}; `phivault approval list` shows all"))?;
+            terminal::print(&if json { terminal::json(found)? } else { in_full(found) })?;
         }
         Command::Approve(Decide { id, because }) => {
             let body = json!({"reason": because.reason()});
@@ -146,7 +165,7 @@ fn done(answer: &Value) -> String {
     let backed_up = format!("The keyring is at generation {generation}: back it up now.");
     if !answer["destroyed_version"].is_null() {
         return format!(
-            "version {} is destroyed. {backed_up}\nOlder backups of the keyring still hold it: destroy them by {}, or change what opens the keyring (phivault keys rewrap) and destroy them.",
+            "version {} is destroyed. {backed_up}\nOlder backups of the keyring still hold it: destroy them by {}. Older backups of the database become unreadable where they were sealed under it: make a new one now.",
             text(&answer["destroyed_version"]),
             until()
         );
@@ -177,36 +196,41 @@ fn done(answer: &Value) -> String {
             text(&answer["certificate"])
         );
     }
-    if !answer["token"].is_null() {
-        return format!(
-            "{} is an administrator. The token, shown this once:\n{}",
-            text(&answer["label"]),
-            text(&answer["token"])
-        );
+    if answer["role"] == json!("admin") {
+        return format!("{} is an administrator; their token holds from now on.", text(&answer["label"]));
     }
     "It is done.".to_owned()
 }
 
 fn overview(answer: &Value) -> String {
     let row = |it: &Value| {
-        let what = match it["operation"].as_str().unwrap_or_default() {
-            "key_destroy" => format!("destroy key version {}", text(&it["version"])),
-            "slot_put" => format!("put slot {}", text(&it["slot"]["name"])),
-            "slot_remove" => format!("remove slot {}", text(&it["name"])),
-            "dispose" => format!("dispose of bucket {}", text(&it["bucket"])),
-            "redact" => format!("erase the values of {}", text(&it["entry"])),
-            "admin_token" => format!("make {} an administrator", text(&it["label"])),
-            other => other.to_owned(),
-        };
-        let by = text(&it["decided_by"]);
-        let when = |name: &str| moment(it[name].as_str().unwrap_or_default(), None);
-        vec![text(&it["id"]), text(&it["stage"]), what, text(&it["requested_by"]), when("expires_at"), by]
+        let until = moment(it["expires_at"].as_str().unwrap_or_default(), None);
+        vec![text(&it["id"]), text(&it["stage"]), text(&it["effect"]), text(&it["requested_by"]), until]
     };
     let rows: Vec<_> = answer["approvals"].as_array().into_iter().flatten().map(row).collect();
     if rows.is_empty() {
         return "Nothing was asked for.".to_owned();
     }
-    terminal::table(&["REQUEST", "STAGE", "WHAT", "ASKED BY", "UNTIL", "DECIDED BY"], &rows, &[0])
+    terminal::table(&["REQUEST", "STAGE", "WHAT IT DOES", "ASKED BY", "UNTIL"], &rows, &[0])
+}
+
+fn in_full(it: &Value) -> String {
+    let when = |name: &str| moment(it[name].as_str().unwrap_or_default(), None);
+    let mut lines = vec![
+        format!("{} ({})", text(&it["id"]), text(&it["stage"])),
+        format!("It {}.", text(&it["effect"])),
+        format!("Asked by {} on {}, reason {}", text(&it["requested_by"]), when("requested_at"), text(&it["reason"])),
+        format!("May be approved until {}", when("expires_at")),
+    ];
+    for (name, words) in [("note", "Note"), ("decided_by", "Decided by"), ("certificate", "Certificate")] {
+        if !it[name].is_null() {
+            lines.push(format!("{words}: {}", text(&it[name])));
+        }
+    }
+    if !it["request"]["authority"].is_null() {
+        lines.push(format!("Authority: {}", text(&it["request"]["authority"])));
+    }
+    lines.join("\n")
 }
 
 /// A value as text, safe for a terminal; nothing for null.
@@ -231,7 +255,7 @@ mod tests {
         for part in ["9 entries", "generation 4", "2026-12-25", "certificate c"] {
             assert!(asked(&disposed).contains(part), "{part}");
         }
-        let token = json!({"token": "phv_x", "label": "ops\u{1b}"});
-        assert!(done(&token).contains("phv_x") && !done(&token).contains('\u{1b}'));
+        let token = json!({"role": "admin", "label": "ops\u{1b}"});
+        assert!(done(&token).contains("is an administrator") && !done(&token).contains('\u{1b}'));
     }
 }

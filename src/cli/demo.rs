@@ -114,7 +114,7 @@ fn tokens(dir: &Path, vault: &Vault) -> anyhow::Result<Tokens> {
         return serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; remove {} and start again", path.display(), dir.display()));
     }
-    let make = |role, label| anyhow::Ok(vault.local_token(role, label)?.token);
+    let make = |role, label| anyhow::Ok(vault.local_token(role, label)?.1);
     let tokens = Tokens {
         submitter: make(Role::Submitter, SOURCE)?,
         officer: make(Role::Officer, "officer-demo")?,

@@ -51,6 +51,9 @@ pub struct Args {
     argon2_mib: u32,
 }
 
+/// How a new passphrase can be given.
+const WAYS: &str = "give --passphrase-file, --passphrase-fd or --key-file, or run it on a terminal";
+
 /// Does it.
 ///
 /// # Errors
@@ -62,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let unlock = match &args.key_file {
         Some(path) => keyfile::read_key_file(path)?,
-        None => new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd)?,
+        None => new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, WAYS)?,
     };
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
@@ -105,27 +108,22 @@ pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: 
         Creation { data: settings.storage.data_dir.clone(), keys: local::key_paths(&settings), unlock, cost, name };
     vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
     let vault = local::open(&settings, unlock)?;
-    let token = vault.local_token(Role::Admin, "admin")?.token;
+    let (_, token) = vault.local_token(Role::Admin, "admin")?;
     vault.stop()?;
     keyfile::create_private(&dir.join("phivault.toml"), settings_text(how)?.as_bytes())?;
     Ok(token)
 }
 
 /// A new passphrase from a file or descriptor, or asked for twice.
-pub(super) fn new_passphrase(file: Option<&Path>, fd: Option<i32>) -> anyhow::Result<Unlock> {
-    let unlock = local::passphrase(
-        file,
-        fd,
-        "give --passphrase-file, --passphrase-fd or --key-file, or run it on a terminal",
-        || {
-            let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the keyring: ")?);
-            let again = Zeroizing::new(rpassword::prompt_password("The same again: ")?);
-            if *first != *again {
-                bail!("The two passphrases differ. Nothing was made.");
-            }
-            Ok(first)
-        },
-    )?;
+pub(super) fn new_passphrase(file: Option<&Path>, fd: Option<i32>, ways: &str) -> anyhow::Result<Unlock> {
+    let unlock = local::passphrase(file, fd, ways, || {
+        let first = Zeroizing::new(rpassword::prompt_password("New passphrase for the keyring: ")?);
+        let again = Zeroizing::new(rpassword::prompt_password("The same again: ")?);
+        if *first != *again {
+            bail!("The two passphrases differ. Nothing was made.");
+        }
+        Ok(first)
+    })?;
     match &unlock {
         Unlock::Passphrase(text) if text.len() < MIN_PASSPHRASE_BYTES => {
             bail!(

@@ -52,9 +52,9 @@ enum Command {
     ///
     /// Only the public half of the new slot is sent; the passphrase never leaves this computer. If the vault itself unlocks with
     /// it, put the new one where its settings say before its next start.
-    Rewrap(SlotArgs),
+    Rewrap(Rewrap),
     /// Add a slot that opens the keyring as well, such as a recovery passphrase in a safe; a second administrator approves it
-    AddSlot(SlotArgs),
+    AddSlot(AddSlot),
     /// Remove a slot; a second administrator approves it
     RemoveSlot(RemoveSlot),
 }
@@ -94,11 +94,27 @@ struct Destroy {
 }
 
 #[derive(Debug, clap::Args)]
-struct SlotArgs {
+struct Rewrap {
     /// The slot
     #[arg(long, value_name = "NAME", default_value = MAIN_SLOT)]
     slot: String,
 
+    #[command(flatten)]
+    new: SlotArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct AddSlot {
+    /// Its name: letters, digits, -, _ and dots
+    #[arg(long, value_name = "NAME", default_value = "recovery")]
+    slot: String,
+
+    #[command(flatten)]
+    new: SlotArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct SlotArgs {
     /// A file whose first line is the new passphrase (the prompt if neither is given)
     #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
     new_passphrase_file: Option<PathBuf>,
@@ -146,8 +162,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Destroy(Destroy { version, because }) => {
             return admin::ask(&because, json!({"operation": "key_destroy", "version": version})).await;
         }
-        Command::Rewrap(args) => return put_slot(args, true).await,
-        Command::AddSlot(args) => return put_slot(args, false).await,
+        Command::Rewrap(Rewrap { slot, new }) => return put_slot(&slot, new, true).await,
+        Command::AddSlot(AddSlot { slot, new }) => return put_slot(&slot, new, false).await,
         Command::RemoveSlot(RemoveSlot { slot, because }) => {
             return admin::ask(&because, json!({"operation": "slot_remove", "name": slot})).await;
         }
@@ -156,13 +172,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Makes the slot here, where the passphrase is, and sends what is public of it.
-async fn put_slot(args: SlotArgs, replaces: bool) -> anyhow::Result<ExitCode> {
+async fn put_slot(name: &str, args: SlotArgs, replaces: bool) -> anyhow::Result<ExitCode> {
     let names = slots(&args.because).await?;
-    if names.contains(&args.slot) != replaces {
+    if names.iter().any(|it| it == name) != replaces {
         bail!(
             "There is {} slot {:?}; the keyring has {}. Nothing was changed.",
             if replaces { "no" } else { "already a" },
-            args.slot,
+            name,
             names.join(", ")
         );
     }
@@ -171,10 +187,14 @@ async fn put_slot(args: SlotArgs, replaces: bool) -> anyhow::Result<ExitCode> {
         None if args.new_passphrase_file.is_none() && std::env::var_os("PHIVAULT_PASSPHRASE").is_some() => {
             bail!("PHIVAULT_PASSPHRASE is set, and is likely the old one. Give --new-passphrase-file, or unset it.");
         }
-        None => init::new_passphrase(args.new_passphrase_file.as_deref(), None)?,
+        None => init::new_passphrase(
+            args.new_passphrase_file.as_deref(),
+            None,
+            "give --new-passphrase-file or --new-key-file, or run it on a terminal",
+        )?,
     };
     let cost = Cost { memory_kib: args.argon2_mib * 1024, ..Cost::default() };
-    let slot = Slot::of(&args.slot, &unlock, cost).context("the new slot could not be made")?;
+    let slot = Slot::of(name, &unlock, cost).context("the new slot could not be made")?;
     admin::ask(&args.because, json!({"operation": "slot_put", "slot": slot})).await
 }
 
@@ -237,6 +257,8 @@ struct Keyring {
     versions: Vec<Version>,
     #[serde(default)]
     slots: Vec<String>,
+    #[serde(default)]
+    opened_with: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -297,10 +319,11 @@ fn overview(keyring: &Keyring) -> String {
     let table = terminal::table(&["VERSION", "STATE", "ENTRIES", "CREATED", "RETIRED", "DESTROYED"], &rows, &[]);
     let slots: Vec<_> = keyring.slots.iter().map(|it| terminal::escape(it)).collect();
     format!(
-        "{table}\nversion {} seals new entries; keyring generation {}, opened by {}",
+        "{table}\nversion {} seals new entries; keyring generation {}\nslots: {}; the vault was started with {}\nENTRIES counts the vault's own records too, such as this look.",
         keyring.active,
         keyring.keyring_generation,
-        slots.join(", ")
+        slots.join(", "),
+        terminal::escape(&keyring.opened_with)
     )
 }
 

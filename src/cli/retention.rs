@@ -27,7 +27,7 @@ enum RetentionCommand {
     Dispose(Dispose),
     /// Erase the values of one entry by order of a court or on a person's request (admin)
     Redact(Redact),
-    /// Print the signed certificate of a disposal (officer, auditor, admin)
+    /// Print the signed certificate of a disposal or redaction (officer, auditor, admin)
     Certificate(CertificateArgs),
 }
 
@@ -55,7 +55,7 @@ struct Dispose {
 struct Redact {
     /// The entry's id
     #[arg(value_name = "ENTRY")]
-    entry: String,
+    entry: uuid::Uuid,
 
     /// Who ordered it, with the reference (kept sealed)
     #[arg(long, value_name = "TEXT")]
@@ -86,10 +86,10 @@ pub struct HoldArgs {
 
 #[derive(Debug, Subcommand)]
 enum HoldCommand {
-    /// List all holds (officer, auditor, admin)
+    /// List all holds (officer, auditor)
     List(Look),
     /// Place a hold (officer); all parts of the scope that are given must hold of an entry
-    Place(Place),
+    Place(Box<Place>),
     /// Lift a hold (officer)
     Lift(Lift),
 }
@@ -104,9 +104,13 @@ struct Place {
     #[arg(long, value_name = "TEXT")]
     authority: String,
 
-    /// Entries of this patient
-    #[arg(long, value_name = "ID")]
+    /// Entries of this patient; the id then stands in the shell's history
+    #[arg(long, value_name = "ID", conflicts_with = "patient_file")]
     patient: Option<String>,
+
+    /// A file with the patient's id, alone on a line
+    #[arg(long, value_name = "FILE")]
+    patient_file: Option<std::path::PathBuf>,
 
     /// What this user did
     #[arg(long, value_name = "ID")]
@@ -183,7 +187,23 @@ pub async fn hold(args: HoldArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         HoldCommand::List(look) => look.get(&["v1", "holds"], holds).await?,
         HoldCommand::Place(place) => {
-            let Place { name, authority, patient, actor, record_type, record_id, category, from, to, because } = place;
+            let Place {
+                name,
+                authority,
+                patient,
+                patient_file,
+                actor,
+                record_type,
+                record_id,
+                category,
+                from,
+                to,
+                because,
+            } = *place;
+            let patient = match patient_file {
+                Some(path) => Some(super::receipt::read(&path)?.trim().to_owned()),
+                None => patient,
+            };
             let mut scope = serde_json::Map::new();
             let parts =
                 [("patient", patient), ("actor", actor), ("record_type", record_type), ("record_id", record_id)];
@@ -192,7 +212,7 @@ pub async fn hold(args: HoldArgs) -> anyhow::Result<ExitCode> {
             }
             let body = json!({"name": name, "authority": authority, "scope": scope, "reason": because.reason()});
             let answer = because.send(&["v1", "holds"], &body).await?;
-            because.show(&answer, |it| format!("The hold {} is placed: {}", text(&it["name"]), text(&it["id"])))?;
+            because.show(&answer, placed)?;
         }
         HoldCommand::Lift(Lift { id, because }) => {
             let body = json!({"reason": because.reason()});
@@ -219,7 +239,26 @@ fn plan(answer: &Value) -> String {
     };
     let rows: Vec<_> = answer["buckets"].as_array().into_iter().flatten().map(row).collect();
     let table = terminal::table(&["BUCKET", "CLASS", "ENDS", "ENTRIES", "STATE", "HOLDS, OR CERTIFICATE"], &rows, &[5]);
-    format!("{table}\nDue buckets can be disposed of: phivault retention dispose BUCKET --reason CODE")
+    let due = answer["buckets"].as_array().into_iter().flatten().any(|it| it["state"] == "due");
+    let next = if due {
+        "An administrator can dispose of what is due: phivault retention dispose BUCKET --reason CODE"
+    } else {
+        "Nothing is due."
+    };
+    format!("{table}\n{next}")
+}
+
+fn placed(hold: &Value) -> String {
+    let covered = hold["covered_when_placed"].as_u64().unwrap_or(0);
+    let covers = match covered {
+        0 => {
+            "ATTENTION: it covers NO entry now, only those to come. Is everything written as the applications write it?"
+                .to_owned()
+        }
+        1 => "It covers 1 entry now, and those to come.".to_owned(),
+        n => format!("It covers {n} entries now, and those to come."),
+    };
+    format!("The hold {} is placed: {}\n{covers}", text(&hold["name"]), text(&hold["id"]))
 }
 
 fn holds(answer: &Value) -> String {
@@ -232,13 +271,24 @@ fn holds(answer: &Value) -> String {
             .collect();
         let state = if it["lifted_at"].is_null() { "in force" } else { "lifted" };
         let placed = moment(it["placed_at"].as_str().unwrap_or_default(), None);
-        vec![text(&it["id"]), text(&it["name"]), state.to_owned(), scope.join(", "), placed, text(&it["placed_by"])]
+        let entries = text(&it["covered_when_placed"]);
+        let by = text(&it["placed_by"]);
+        vec![
+            text(&it["id"]),
+            text(&it["name"]),
+            state.to_owned(),
+            scope.join(", "),
+            entries,
+            placed,
+            by,
+            text(&it["authority"]),
+        ]
     };
     let rows: Vec<_> = answer["holds"].as_array().into_iter().flatten().map(row).collect();
     if rows.is_empty() {
         return "There are no holds.".to_owned();
     }
-    terminal::table(&["HOLD", "NAME", "STATE", "COVERS", "PLACED", "BY"], &rows, &[0])
+    terminal::table(&["HOLD", "NAME", "STATE", "COVERS", "ENTRIES", "PLACED", "BY", "AUTHORITY"], &rows, &[0])
 }
 
 #[cfg(test)]

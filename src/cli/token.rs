@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::cli::client::terminal::{self, escape, moment};
 use crate::cli::client::{Client, ConnectArgs};
 
+mod generate;
 mod recover;
 
 /// Make, list and revoke access tokens (needs the role admin); recover when none is left
@@ -33,6 +34,11 @@ enum Command {
     /// Standard output gets the token and nothing else, so it can be piped to where it is needed; --out puts it into
     /// a file without showing it.
     Create(Create),
+    /// Make a token on this computer, for an administrator to have it accepted by its hash
+    ///
+    /// The token goes into the new file (mode 600), ready for --token-file, and is nobody's but yours. Its hash, which is printed,
+    /// goes to the administrator who asks for you: phivault token create --role admin --label YOU --hash HEX.
+    Generate(generate::Args),
     /// List all tokens, without their secret part
     List(List),
     /// Revoke a token; requests with it are refused from now on
@@ -61,6 +67,12 @@ struct Create {
     /// Accept it only from these addresses, such as 10.1.0.0/16; may be given more than once [default: any]
     #[arg(long = "allow", value_name = "CIDR", value_parser = parse_cidr)]
     allowed: Vec<String>,
+
+    /// The hash of a token that its holder has made with `phivault token generate`; needed for an administrator
+    ///
+    /// So nobody but its holder ever has it. Nothing is shown then, and a further administrator waits for a second one's approval.
+    #[arg(long, value_name = "HEX", conflicts_with = "out")]
+    hash: Option<String>,
 
     /// Why, as a code of the vault's vocabulary
     #[arg(long, value_name = "CODE", default_value = "HSYSADMIN")]
@@ -129,6 +141,7 @@ enum Role {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Create(args) => super::remote(create(args))?,
+        Command::Generate(args) => generate::run(&args)?,
         Command::List(args) => super::remote(list(args))?,
         Command::Revoke(args) => super::remote(revoke(args))?,
         Command::Recover(args) => return recover::run(&args),
@@ -183,6 +196,16 @@ async fn create(args: Create) -> anyhow::Result<()> {
         return Ok(());
     }
     let id = made.get("id").and_then(Value::as_str).map(escape).unwrap_or_default();
+    if args.hash.is_some() {
+        let answer = Value::Object(made);
+        let text = if args.json {
+            terminal::json(&answer)?
+        } else {
+            format!("token {id} ({}) is accepted", role_name(args.role))
+        };
+        terminal::print(&text)?;
+        return Ok(());
+    }
     show(&args, file, &mut made)
         .with_context(|| format!("the token {id} was made, but not handed over: revoke it and make another"))?;
     if !args.json {
@@ -253,6 +276,9 @@ fn creation(args: &Create, expires: Option<DateTime<Utc>>) -> Value {
     let mut body = json!({"role": role_name(args.role), "label": args.label, "reason": reason});
     if let Some(at) = expires {
         body["expires_at"] = json!(at.to_rfc3339_opts(SecondsFormat::Micros, true));
+    }
+    if let Some(hash) = &args.hash {
+        body["token_hash"] = json!(hash);
     }
     if !args.allowed.is_empty() {
         body["allowed_sources"] = json!(args.allowed);
@@ -456,6 +482,7 @@ mod tests {
             label: "x".to_owned(),
             expires: None,
             allowed: Vec::new(),
+            hash: None,
             reason: "HSYSADMIN".to_owned(),
             note: None,
             out: Some(path.clone()),

@@ -74,12 +74,14 @@ pub enum Permission {
     ListApprovals,
     /// Place and lift legal holds.
     ManageHolds,
-    /// List legal holds and what falls due.
+    /// List legal holds; they name patients.
     ListHolds,
+    /// See what falls due, and certificates of disposal.
+    SeeRetention,
 }
 
 /// The permission table.
-pub const TABLE: [(Permission, &[Role]); 15] = [
+pub const TABLE: [(Permission, &[Role]); 16] = [
     (Permission::Submit, &[Role::Submitter]),
     (Permission::Search, &[Role::Officer, Role::Auditor]),
     (Permission::Reveal, &[Role::Officer]),
@@ -94,7 +96,8 @@ pub const TABLE: [(Permission, &[Role]); 15] = [
     (Permission::Approve, &[Role::Admin]),
     (Permission::ListApprovals, &[Role::Auditor, Role::Admin]),
     (Permission::ManageHolds, &[Role::Officer]),
-    (Permission::ListHolds, &[Role::Officer, Role::Auditor, Role::Admin]),
+    (Permission::ListHolds, &[Role::Officer, Role::Auditor]),
+    (Permission::SeeRetention, &[Role::Officer, Role::Auditor, Role::Admin]),
 ];
 
 /// Who is calling: a known token and what it may be used for.

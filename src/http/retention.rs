@@ -45,7 +45,7 @@ pub(super) async fn certificate(api: Data<Api>, caller: Caller, id: Path<String>
 /// List legal holds
 #[utoipa::path(get, path = "/v1/holds", tag = "Retention", responses(
     (status = 200, description = "All holds.", body = HoldList), (status = 401, body = Problem, description = "The token is not valid."),
-    (status = 403, body = Problem, description = "Only officers, auditors and admins may."), (status = 503, body = Problem, description = "It could not be recorded.")))]
+    (status = 403, body = Problem, description = "Only officers and auditors may."), (status = 503, body = Problem, description = "It could not be recorded.")))]
 pub(super) async fn holds(api: Data<Api>, caller: Caller) -> ApiResult<HttpResponse> {
     let holds = blocking(move || Ok(api.vault.list_holds(&caller)?)).await?;
     Ok(HttpResponse::Ok().json(HoldList { holds }))

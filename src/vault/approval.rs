@@ -1,5 +1,8 @@
 //! Two people: what cannot be undone is asked for by one administrator and done when another approves.
 
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -11,6 +14,7 @@ use crate::domain::issue::Issue;
 use crate::domain::meta::Record;
 use crate::domain::submission::ReasonIn;
 use crate::domain::time::Timestamp;
+use crate::domain::value::Value;
 
 use super::Vault;
 use super::book;
@@ -26,6 +30,8 @@ use super::tokens::TokenMade;
 pub(super) const KIND: &str = "approval";
 /// The most requests that wait at a time.
 const MAX_PENDING: usize = 100;
+/// The most requests that a vault keeps; decided ones stay, for they are evidence.
+const MAX_KEPT: usize = 20_000;
 
 /// What needs a second administrator.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -63,6 +69,8 @@ pub enum Operation {
     AdminToken {
         /// Whose.
         label: String,
+        /// SHA-256 of the token, hex: whoever it is for makes it (`phivault token generate`), so that nobody else ever has it.
+        token_hash: String,
         /// When it ends.
         expires_at: Option<String>,
         /// Networks it may be used from.
@@ -71,6 +79,19 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// What it is about, so that the same is not asked for twice at a time.
+    fn target(&self) -> (Action, String) {
+        let target = match self {
+            Self::KeyDestroy { version } => version.to_string(),
+            Self::SlotPut { slot } => slot.name.clone(),
+            Self::SlotRemove { name } => name.clone(),
+            Self::Dispose { bucket } => bucket.to_string(),
+            Self::Redact { entry, .. } => entry.to_string(),
+            Self::AdminToken { label, .. } => label.clone(),
+        };
+        (self.action(), target)
+    }
+
     /// The action that its entry carries.
     fn action(&self) -> Action {
         match self {
@@ -101,6 +122,8 @@ pub enum Stage {
     Done,
     /// It was withdrawn or refused.
     Cancelled,
+    /// Nobody approved it in time.
+    Expired,
 }
 
 /// A request for what needs two people.
@@ -109,10 +132,15 @@ pub struct Approval {
     /// Its id.
     pub id: String,
     /// What is asked for.
-    #[serde(flatten)]
-    pub operation: Operation,
+    pub request: Operation,
+    /// What that would do, in words.
+    pub effect: String,
     /// Where it stands.
     pub stage: Stage,
+    /// Why it is asked for: the reason code.
+    pub reason: String,
+    /// Why, in words.
+    pub note: Option<String>,
     /// Who asked.
     pub requested_by: String,
     /// With which token.
@@ -128,6 +156,8 @@ pub struct Approval {
     /// When.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub decided_at: Option<Timestamp>,
+    /// The certificate of what was done, if it has one.
+    pub certificate: Option<Uuid>,
 }
 
 /// What came of asking.
@@ -187,27 +217,46 @@ impl Vault {
     /// [`VaultError::Denied`], `Invalid` when it cannot be done as things are, or what recording says.
     pub fn ask(&self, caller: &Caller, operation: Operation, reason: ReasonIn) -> Result<Asked, VaultError> {
         self.allow(caller, operation.permission(), operation.action())?;
+        let note = reason.note.as_ref().and_then(|it| match it.expose() {
+            Value::String(text) => Some(text.clone()),
+            _ => None,
+        });
         let reason = self.reason(caller, operation.action(), reason)?;
-        self.can_be_done(&operation)?;
+        let effect = self.can_be_done(&operation)?;
         if !self.settings.two_person {
             return Ok(Asked::Done(self.carry_out(&By { caller, reason, approval: None }, &operation)?));
         }
-        let mut approvals = self.approvals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !self.has_other_admin(&caller.token_id) {
+            let detail = "There is no other administrator with a valid token who could approve it. Stop the vault and make one with `phivault token recover` on its machine.";
+            return Err(refused("", "no_second_admin", detail));
+        }
+        let mut approvals = self.read_approvals();
         let now = self.clock.now();
         let waits = |it: &&Approval| it.stage == Stage::Pending && it.expires_at > now;
+        if let Some(same) = approvals.values().filter(waits).find(|it| it.request.target() == operation.target()) {
+            let detail = format!("The same waits for approval already ({}); approve or cancel that one.", same.id);
+            return Err(refused("/request", "already_asked", detail));
+        }
         if approvals.values().filter(waits).count() >= MAX_PENDING {
             return Err(refused("", "too_many", "A hundred requests wait already; approve or cancel some first."));
         }
+        if approvals.len() >= MAX_KEPT {
+            return Err(refused("", "too_many", format!("A vault keeps at most {MAX_KEPT} requests in its life.")));
+        }
         let approval = Approval {
             id: format!("apr-{}", hex::encode(crate::crypto::random::array::<8>())),
-            operation,
+            request: operation,
+            effect,
             stage: Stage::Pending,
+            reason: reason.0.code.clone(),
+            note,
             requested_by: caller.label.clone(),
             requested_token: caller.token_id.clone(),
             requested_at: now,
             expires_at: now.plus_seconds(self.settings.approval_seconds),
             decided_by: None,
             decided_at: None,
+            certificate: None,
         };
         self.record_approval(caller, reason, &approval)?;
         approvals.insert(approval.id.clone(), approval.clone());
@@ -222,19 +271,28 @@ impl Vault {
     pub fn approve(&self, caller: &Caller, id: &str, reason: ReasonIn) -> Result<Done, VaultError> {
         self.allow(caller, Permission::Approve, Action::APPROVAL)?;
         let reason = self.reason(caller, Action::APPROVAL, reason)?;
-        // Held until it is done, so that nobody else approves or cancels it meanwhile.
-        let mut approvals = self.approvals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let approval = approvals.get(id).cloned().ok_or(VaultError::NotFound)?;
+        // Held until it is done, so that nobody else approves or cancels it meanwhile; the list can be read.
+        let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let approval = self.read_approvals().get(id).cloned().ok_or(VaultError::NotFound)?;
         self.still_waits(&approval)?;
-        if approval.requested_token == caller.token_id || approval.requested_by == caller.label {
+        if approval.requested_token == caller.token_id || approval.requested_by.eq_ignore_ascii_case(&caller.label) {
             let detail = "You asked for this yourself; another administrator must approve it.";
             return Err(refused("/id", "own_request", detail));
         }
-        self.can_be_done(&approval.operation)?;
+        if !self.is_valid_admin(&approval.requested_token) {
+            let detail = "Whoever asked for this is no administrator any more; cancel it, and ask again yourself if it is right.";
+            return Err(refused("/id", "requester_gone", detail));
+        }
+        self.can_be_done(&approval.request)?;
         let by = By { caller, reason: reason.clone(), approval: Some(&approval) };
-        let done = self.carry_out(&by, &approval.operation)?;
+        let done = self.carry_out(&by, &approval.request)?;
         fault::point("carried-out");
-        self.decide(&mut approvals, caller, reason, approval, Stage::Done)?;
+        let certificate = match &done {
+            Done::Disposed(it) => Some(it.certificate),
+            Done::Redacted(it) => Some(it.certificate),
+            _ => None,
+        };
+        self.decide(caller, reason, Approval { certificate, ..approval }, Stage::Done)?;
         Ok(done)
     }
 
@@ -245,10 +303,10 @@ impl Vault {
     pub fn cancel_approval(&self, caller: &Caller, id: &str, reason: ReasonIn) -> Result<Approval, VaultError> {
         self.allow(caller, Permission::Approve, Action::APPROVAL)?;
         let reason = self.reason(caller, Action::APPROVAL, reason)?;
-        let mut approvals = self.approvals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let approval = approvals.get(id).cloned().ok_or(VaultError::NotFound)?;
+        let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let approval = self.read_approvals().get(id).cloned().ok_or(VaultError::NotFound)?;
         self.still_waits(&approval)?;
-        self.decide(&mut approvals, caller, reason, approval, Stage::Cancelled)
+        self.decide(caller, reason, approval, Stage::Cancelled)
     }
 
     /// All requests, newest first. Recorded.
@@ -258,8 +316,11 @@ impl Vault {
     pub fn list_approvals(&self, caller: &Caller) -> Result<Vec<Approval>, VaultError> {
         self.allow(caller, Permission::ListApprovals, Action::APPROVAL)?;
         self.record(Note::new(caller, Action::APPROVAL, default_reason()))?;
-        let approvals = self.approvals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut all: Vec<_> = approvals.values().cloned().collect();
+        let approvals = self.read_approvals();
+        let now = self.clock.now();
+        let late = |it: &Approval| it.stage == Stage::Pending && it.expires_at <= now;
+        let shown = |it: &Approval| Approval { stage: if late(it) { Stage::Expired } else { it.stage }, ..it.clone() };
+        let mut all: Vec<_> = approvals.values().map(shown).collect();
         all.sort_by(|a, b| (b.requested_at, &b.id).cmp(&(a.requested_at, &a.id)));
         Ok(all)
     }
@@ -276,7 +337,6 @@ impl Vault {
 
     fn decide(
         &self,
-        approvals: &mut std::collections::BTreeMap<String, Approval>,
         caller: &Caller,
         reason: CheckedReason,
         approval: Approval,
@@ -285,8 +345,12 @@ impl Vault {
         let (decided_by, decided_at) = (Some(caller.label.clone()), Some(self.clock.now()));
         let approval = Approval { stage, decided_by, decided_at, ..approval };
         self.record_approval(caller, reason, &approval)?;
-        approvals.insert(approval.id.clone(), approval.clone());
+        self.read_approvals().insert(approval.id.clone(), approval.clone());
         Ok(approval)
+    }
+
+    fn read_approvals(&self) -> MutexGuard<'_, BTreeMap<String, Approval>> {
+        self.approvals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The row and the entry that commits to it go in together.
@@ -297,32 +361,58 @@ impl Vault {
         let stage = match approval.stage {
             Stage::Pending => "requested",
             Stage::Done => "done",
-            Stage::Cancelled => "cancelled",
+            Stage::Cancelled | Stage::Expired => "cancelled",
         };
         note.facts = vec![
             (STATE_DIGEST.into(), digest_of(&row)),
-            ("operation".into(), approval.operation.action().name().into()),
+            ("operation".into(), approval.request.action().name().into()),
             ("stage".into(), stage.into()),
         ];
-        note.seal("operation", serde_json::to_string(&approval.operation).expect("it is made of text and numbers"));
+        note.seal("operation", serde_json::to_string(&approval.request).expect("it is made of text and numbers"));
         note.state.push(row);
         self.record(note)?;
         self.sign_now();
         Ok(())
     }
 
-    /// Whether it could be done as things are; found out before somebody else is asked.
-    fn can_be_done(&self, operation: &Operation) -> Result<(), VaultError> {
-        match operation {
-            Operation::KeyDestroy { version } => self.destroyable(*version).map(|_| ()),
-            Operation::SlotPut { slot } => self.slots_with(slot).map(|_| ()),
-            Operation::SlotRemove { name } => self.slots_without(name).map(|_| ()),
-            Operation::Dispose { bucket } => self.disposable(*bucket).map(|_| ()),
-            Operation::Redact { entry, authority } => self.redactable(*entry, authority).map(|_| ()),
-            Operation::AdminToken { label, expires_at, allowed_sources } => {
-                self.admin_view(label, expires_at, allowed_sources).map(|_| ())
+    /// Whether it could be done as things are, found out before somebody else is asked; and what it would do, for them to see.
+    fn can_be_done(&self, operation: &Operation) -> Result<String, VaultError> {
+        Ok(match operation {
+            Operation::KeyDestroy { version } => {
+                self.destroyable(*version)?;
+                format!("destroys data-key version {version}, under which nothing is sealed")
             }
-        }
+            Operation::SlotPut { slot } => {
+                let replaces = self.keys.ring().slots().iter().any(|it| it.name == slot.name);
+                self.slots_with(slot)?;
+                let what = if replaces { "replaces" } else { "adds" };
+                format!("{what} the slot {} of the keyring by one with the key {}", slot.name, &slot.kek_id[..8])
+            }
+            Operation::SlotRemove { name } => {
+                self.slots_without(name)?;
+                format!("removes the slot {name}: what it stands for opens the keyring no more")
+            }
+            Operation::Dispose { bucket } => {
+                let found = self.disposable(*bucket)?;
+                let entries: i64 = self
+                    .store
+                    .usage()?
+                    .iter()
+                    .filter(|it| it.version > 0 && it.bucket == *bucket)
+                    .map(|it| it.entries)
+                    .sum();
+                let end = found.expires_at.map_or_else(|| "never".to_owned(), |it| it.to_string());
+                format!("destroys the values of {entries} entries: bucket {bucket}, class {}, ended {end}", found.class)
+            }
+            Operation::Redact { entry, authority } => {
+                let meta = super::search::decode(&self.redactable(*entry, authority)?)?;
+                format!("erases the values of entry {entry}: {} by {}", meta.action.name(), meta.actor.id)
+            }
+            Operation::AdminToken { label, token_hash, expires_at, allowed_sources } => {
+                self.admin_token(label, token_hash, expires_at, allowed_sources)?;
+                format!("makes {label} an administrator, with the token of hash {}", &token_hash[..8])
+            }
+        })
     }
 
     fn carry_out(&self, by: &By<'_>, operation: &Operation) -> Result<Done, VaultError> {
@@ -332,9 +422,9 @@ impl Vault {
             Operation::SlotRemove { name } => Done::Slots(self.change_slots(by, name, |it| it.slots_without(name))?),
             Operation::Dispose { bucket } => Done::Disposed(self.dispose(by, *bucket)?),
             Operation::Redact { entry, authority } => Done::Redacted(self.redact(by, *entry, authority)?),
-            Operation::AdminToken { label, expires_at, allowed_sources } => {
-                let view = self.admin_view(label, expires_at, allowed_sources)?;
-                Done::Token(self.add_token(by.note(Action::TOKEN_CREATE), view)?)
+            Operation::AdminToken { label, token_hash, expires_at, allowed_sources } => {
+                let (view, hash) = self.admin_token(label, token_hash, expires_at, allowed_sources)?;
+                Done::Token(self.keep_token(by.note(Action::TOKEN_CREATE), view, hash, false)?)
             }
         })
     }

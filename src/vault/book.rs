@@ -35,9 +35,13 @@ pub(super) fn load<T: DeserializeOwned>(
         let authentic = mac::verify(ring.state_key(), label::STATE, &parts(row), &row.tag) && standing.holds(row);
         let thing = boxed::open(ring.state_key(), label::STATE_BODY, &place(kind, &row.id), &row.body)
             .and_then(|json| serde_json::from_slice(&json).ok());
-        match thing.filter(|_| authentic) {
-            Some(thing) => drop(things.insert(row.id.clone(), thing)),
-            None => {
+        match thing {
+            Some(thing) if authentic => drop(things.insert(row.id.clone(), thing)),
+            None if authentic => {
+                untrusted += 1;
+                tracing::error!(kind, id = %row.id, "a state row is genuine but does not read; it was written by another version");
+            }
+            _ => {
                 untrusted += 1;
                 tracing::error!(kind, id = %row.id, "a state row in the database is not authentic or not the newest; it is refused");
             }

@@ -31,7 +31,7 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Denied`], `NotFound`, or what recording says.
     pub fn certificate(&self, caller: &Caller, id: Uuid) -> Result<Certificate, VaultError> {
-        self.allow(caller, Permission::ListHolds, Action::RETENTION_PLAN)?;
+        self.allow(caller, Permission::SeeRetention, Action::RETENTION_PLAN)?;
         let row = find_id(&*self.store, id, 0..self.store.size())?.ok_or(VaultError::NotFound)?;
         let meta = decode(&row)?;
         if ![Action::DISPOSE, Action::REDACT].contains(&meta.action) || meta.outcome != Outcome::Success {

@@ -19,12 +19,15 @@ use super::Vault;
 use super::approval::{By, refused};
 use super::error::VaultError;
 use super::fault;
-use super::hold::text;
+use super::hold::{InForce, text};
 use super::keys::Barred;
 use super::record::{Note, default_reason};
 use super::reseal::{Fate, Resealer, Work, count};
 use super::search::{decode, entry_record};
 use super::writer::find_id;
+
+/// The most buckets of a vault: some dozens a year are usual, and the keyring must stay small enough to be read.
+const MAX_BUCKETS: usize = 8_192;
 
 /// What falls due when.
 #[derive(Serialize, ToSchema)]
@@ -90,7 +93,7 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Denied`], `Busy`, or what recording says.
     pub fn retention_plan(&self, caller: &Caller) -> Result<RetentionPlan, VaultError> {
-        self.allow(caller, Permission::ListHolds, Action::RETENTION_PLAN)?;
+        self.allow(caller, Permission::SeeRetention, Action::RETENTION_PLAN)?;
         let _room = self.long_read()?;
         self.record(Note::new(caller, Action::RETENTION_PLAN, default_reason()))?;
         let in_force = self.in_force(&self.holds())?;
@@ -108,18 +111,30 @@ impl Vault {
 
     /// Whether a bucket can be disposed of: its time has ended, and no hold covers anything in it.
     pub(super) fn disposable(&self, bucket: u32) -> Result<Bucket, VaultError> {
+        let _room = self.long_read()?;
+        let in_force = self.in_force(&self.holds())?;
+        self.disposable_under(bucket, &in_force)
+    }
+
+    fn disposable_under(&self, bucket: u32, in_force: &InForce) -> Result<Bucket, VaultError> {
         let ring = self.keys.ring();
         let found = ring.bucket(bucket).filter(|it| it.id != OWN_BUCKET);
-        let found =
-            found.ok_or_else(|| refused("/bucket", "unknown_bucket", "There is no such bucket to dispose of."))?;
+        let found = found.ok_or_else(|| {
+            let detail = "There is no bucket of this number that is ever disposed of; bucket 1 holds the vault's own entries and stays.";
+            refused("/bucket", "unknown_bucket", detail)
+        })?;
         if found.certificate.is_some() {
             return Err(refused("/bucket", "disposed", "This bucket was disposed of already."));
         }
         if found.expires_at.is_none_or(|end| end > self.clock.now()) {
-            return Err(refused("/bucket", "not_due", "The retention of this bucket has not ended."));
+            let end = found.expires_at.map_or_else(|| "never ends".to_owned(), |it| format!("ends {it}"));
+            return Err(refused(
+                "/bucket",
+                "not_due",
+                format!("The retention of this bucket (class {}) {end}.", found.class),
+            ));
         }
-        let in_force = self.in_force(&self.holds())?;
-        let held = self.held_buckets(&in_force)?;
+        let held = self.held_buckets(in_force)?;
         match held.get(&bucket) {
             Some(names) => Err(held_by(names.iter().map(String::as_str))),
             None => Ok(found.clone()),
@@ -130,21 +145,19 @@ impl Vault {
     /// next start erases them.
     pub(super) fn dispose(&self, by: &By<'_>, bucket: u32) -> Result<Disposed, VaultError> {
         let _room = self.long_read()?;
-        let change = self.changing_keys();
+        let _alone = self.stop_reencryption();
         let _bar = self.keys.bar(Barred::Bucket(bucket));
         self.drain()?;
-        let found = self.disposable(bucket)?;
-        // No hold can be placed from here on until the secret is gone; one placed since the look above is found now.
+        // From here on no hold can be placed or lifted until the secret is gone.
         let holds = self.holds();
-        if let Some(names) = self.held_buckets(&self.in_force(&holds)?)?.get(&bucket) {
-            return Err(held_by(names.iter().map(String::as_str)));
-        }
+        let found = self.disposable_under(bucket, &self.in_force(&holds)?)?;
         let entries: u64 = count(&*self.store)?
             .iter()
             .filter(|((version, it), _)| *version > 0 && *it == bucket)
             .map(|(_, n)| n)
             .sum();
         let certificate = Uuid::now_v7();
+        let change = self.changing_keys();
         let after = self.keys.ring().without_bucket(bucket, *certificate.as_bytes());
         let after = after.ok_or_else(|| refused("/bucket", "disposed", "This bucket cannot be disposed of."))?;
         let mut note = by.note(Action::DISPOSE);
@@ -178,10 +191,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Erases the records of a bucket. Its secret is gone already.
+    /// Erases the records of a bucket. Its secret is gone already; nobody else replaces records meanwhile.
     fn erase(&self, bucket: u32, certificate: Uuid) -> Result<(), VaultError> {
-        self.stop_reencryption();
-        let _alone = self.resealing.lock().unwrap_or_else(PoisonError::into_inner);
         let segments = self.store.usage()?.into_iter().filter(|it| it.version > 0 && it.bucket == bucket);
         let mut resealer = self.resealer();
         let mut position = 0;
@@ -199,7 +210,15 @@ impl Vault {
                     fate: &|_| Fate::Replaced(seal::erased(bucket, certificate.as_bytes())),
                     go_on: &|_| true,
                 };
-                resealer.replace(range, &work)?;
+                match resealer.replace(range, &work) {
+                    Ok(_) => {}
+                    // Somebody altered a record of this range; nothing in it can be read any more all the same.
+                    Err(VaultError::Integrity(what)) => {
+                        self.counters.integrity_failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        tracing::error!(what, "a range was not erased; run phivault verify");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         resealer.finish()?;
@@ -216,11 +235,16 @@ impl Vault {
 
     pub(super) fn resealer(&self) -> Resealer {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Resealer::new(self.store.apart(1), self.keys.clone(), queue)
+        Resealer::new(self.store.apart(1), self.keys.clone(), self.ledger.clone(), queue)
     }
 
     /// Whether the values of an entry can be erased.
     pub(super) fn redactable(&self, id: Uuid, authority: &str) -> Result<Row, VaultError> {
+        let in_force = self.in_force(&self.holds())?;
+        self.redactable_under(id, authority, &in_force)
+    }
+
+    fn redactable_under(&self, id: Uuid, authority: &str, in_force: &InForce) -> Result<Row, VaultError> {
         text("/authority", Some(authority.to_owned()))?;
         let row = find_id(&*self.store, id, 0..self.store.size())?.ok_or(VaultError::NotFound)?;
         if decode(&row)?.source == super::writer::SELF {
@@ -229,18 +253,16 @@ impl Vault {
         if seal::is_erased(&row.sealed).is_some() {
             return Err(refused("/entry", "erased", "The values of this entry were erased already."));
         }
-        let in_force = self.in_force(&self.holds())?;
         let names: Vec<_> = in_force.covering(&row).map(str::to_owned).collect();
         if names.is_empty() { Ok(row) } else { Err(held_by(names.iter().map(String::as_str))) }
     }
 
     /// Erases the values of one entry, in one commit with the entry that records it.
     pub(super) fn redact(&self, by: &By<'_>, id: Uuid, authority: &str) -> Result<Redacted, VaultError> {
-        // Not while keys change or a re-encryption holds the same range.
-        let _change = self.changing_keys();
-        self.stop_reencryption();
-        let _alone = self.resealing.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = self.redactable(id, authority)?;
+        let _alone = self.stop_reencryption();
+        // A hold that was placed before this is seen, and one that comes now waits until it is done.
+        let holds = self.holds();
+        let row = self.redactable_under(id, authority, &self.in_force(&holds)?)?;
         let certificate = Uuid::now_v7();
         let mut note = by.note(Action::REDACT);
         note.id = Some(certificate);
@@ -275,6 +297,9 @@ impl Vault {
         }
         let change = self.changing_keys();
         let ring = self.keys.ring();
+        if ring.buckets().len() >= MAX_BUCKETS {
+            return Err(refused("", "too_many_buckets", "The keyring holds as many retention buckets as it can."));
+        }
         if let Some(bucket) = ring.bucket_of(&keep.class, keep.until) {
             return Ok(bucket.id);
         }
@@ -320,5 +345,9 @@ fn planned(
 
 fn held_by<'a>(names: impl Iterator<Item = &'a str>) -> VaultError {
     let names = names.collect::<Vec<_>>().join(", ");
-    refused("", "held", format!("A legal hold covers this: {names}. Nothing was disposed of."))
+    refused(
+        "",
+        "held",
+        format!("A legal hold covers this: {names}. Nothing was destroyed; an officer can lift a hold."),
+    )
 }

@@ -14,7 +14,7 @@ use crate::domain::query::{Filter, QueryIn};
 use crate::domain::rules::{MAX_TEXT_BYTES, identifier};
 use crate::domain::submission::{ReasonIn, object};
 use crate::domain::time::Timestamp;
-use crate::store::Row;
+use crate::store::{Order, Row};
 
 use super::Vault;
 use super::approval::refused;
@@ -87,6 +87,8 @@ pub struct Hold {
     /// When.
     #[schema(value_type = String, format = DateTime)]
     pub placed_at: Timestamp,
+    /// Entries that it covered when it was placed; those to come are covered too. None may be a mistyped id.
+    pub covered_when_placed: u64,
     /// Who lifted it.
     pub lifted_by: Option<String>,
     /// When.
@@ -132,7 +134,7 @@ impl Vault {
                 "Say what the hold covers: a patient, actor, record, category or time.",
             ));
         }
-        self.filter_of(&scope)?;
+        let covered_when_placed = self.count_matches(&self.filter_of(&scope)?)?;
         let mut holds = self.holds();
         let in_force = |it: &&Hold| it.lifted_at.is_none();
         if holds.values().filter(in_force).count() >= MAX_HOLDS {
@@ -148,6 +150,7 @@ impl Vault {
             scope,
             placed_by: caller.label.clone(),
             placed_at: self.clock.now(),
+            covered_when_placed,
             lifted_by: None,
             lifted_at: None,
         };
@@ -192,6 +195,10 @@ impl Vault {
 
     /// The filters of the holds that are in force.
     pub(super) fn in_force(&self, holds: &Holds<'_>) -> Result<InForce, VaultError> {
+        if self.holds_untrusted {
+            let detail = "A legal hold's row in the database was altered or removed, so nobody can tell what is held. Nothing is destroyed until the database is restored from a backup that holds it (see `phivault verify`).";
+            return Err(refused("", "holds_untrusted", detail));
+        }
         let live = holds.values().filter(|it| it.lifted_at.is_none());
         let filters = live.map(|it| Ok((it.name.clone(), self.filter_of(&it.scope)?)));
         filters.collect::<Result<_, VaultError>>().map(InForce)
@@ -212,6 +219,33 @@ impl Vault {
             true
         })?;
         Ok(held)
+    }
+
+    /// How many entries a filter finds now.
+    fn count_matches(&self, filter: &Filter) -> Result<u64, VaultError> {
+        let (terms, size) = (filter.terms(), self.store.size());
+        let meets = |row: &Row| {
+            let meta = Meta::decode(&row.meta);
+            u64::from(meta.is_ok_and(|meta| filter.matches(&meta, Timestamp(row.received_at))))
+        };
+        let (mut count, mut position) = (0, 0);
+        if terms.is_empty() {
+            self.store.scan(0..size, &mut |row| {
+                count += meets(&row);
+                true
+            })?;
+            return Ok(count);
+        }
+        loop {
+            let found = self.store.find(&terms, position..size, Order::OldestFirst, 4_096)?;
+            for row in self.each_row(&found.sequences) {
+                count += meets(&row?);
+            }
+            match found.next {
+                Some(next) => position = next,
+                None => return Ok(count),
+            }
+        }
     }
 
     fn filter_of(&self, scope: &Scope) -> Result<Filter, VaultError> {

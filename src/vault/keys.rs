@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::crypto::kek::Unlock;
 use crate::crypto::keyring::{KeyState, Keyring, KeyringError, file_digest};
+use crate::crypto::lock::MAIN_SLOT;
 use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
@@ -23,6 +24,8 @@ use super::record::Note;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION};
 use super::writer::Prepared;
 
+/// The most data-key versions of a vault; the keyring must stay small enough to be read.
+const MAX_VERSIONS: usize = 4_096;
 /// Entries after which a version is replaced by itself: half of what SP 800-38D section 8.3 allows one key.
 const MOST_SEALED: i64 = 1 << 31;
 
@@ -31,6 +34,8 @@ pub(super) struct Keys {
     ring: RwLock<Arc<Keyring>>,
     /// The digest of the file that holds it.
     digest: Mutex<String>,
+    /// The slot that it was opened with.
+    pub(super) opened_with: String,
     /// What is about to be destroyed: nothing sealed under it may come in any more.
     barred: Mutex<Option<Barred>>,
     pub(super) paths: KeyPaths,
@@ -59,6 +64,8 @@ pub struct KeyList {
     pub versions: Vec<KeyVersion>,
     /// The slots that open the keyring.
     pub slots: Vec<String>,
+    /// The slot that this vault was started with.
+    pub opened_with: String,
 }
 
 /// One data-key version.
@@ -125,8 +132,9 @@ impl Keys {
 
     fn decode(paths: &KeyPaths, unlock: &Unlock, file: &str) -> Result<Self, OpenError> {
         let (ring, slot) = Keyring::decode(file, unlock).map_err(|source| refused(paths, source))?;
-        tracing::info!(slot, "the keyring is open");
-        let keys = Self::fresh(ring, paths);
+        tracing::info!(slot = %slot, "the keyring is open");
+        let mut keys = Self::fresh(ring, paths);
+        keys.opened_with = slot;
         *keys.digest.lock().unwrap_or_else(PoisonError::into_inner) = file_digest(file);
         Ok(keys)
     }
@@ -156,6 +164,7 @@ impl Keys {
         Self {
             ring: RwLock::new(Arc::new(ring)),
             digest: Mutex::default(),
+            opened_with: MAIN_SLOT.to_owned(),
             barred: Mutex::default(),
             paths: paths.clone(),
             unplaced: Mutex::new(false),
@@ -221,6 +230,7 @@ impl Vault {
             active: ring.newest().version,
             versions: versions.collect(),
             slots: ring.slots().iter().map(|it| it.name.clone()).collect(),
+            opened_with: self.keys.opened_with.clone(),
         })
     }
 
@@ -256,6 +266,10 @@ impl Vault {
     fn next_version(&self, mut note: Note<'_>) -> Result<Rotated, VaultError> {
         let change = self.changing_keys();
         let before = self.keys.ring();
+        if before.versions().len() >= MAX_VERSIONS {
+            let detail = format!("A vault has at most {MAX_VERSIONS} data-key versions in its life.");
+            return Err(super::approval::refused("", "too_many_versions", detail));
+        }
         let after = before.rotated(self.clock.now());
         let (active, previous) = (after.newest().version, before.newest().version);
         note.facts.push(("active_version".into(), active.to_string()));

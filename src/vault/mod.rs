@@ -53,6 +53,7 @@ mod writer;
 pub use crate::crypto::kek::{Cost, MIN_PASSPHRASE_BYTES, Unlock};
 pub use crate::crypto::keyring::{Keyring, file_digest as keyring_digest};
 pub use crate::crypto::lock::{MAIN_SLOT, Slot};
+pub use crate::crypto::token::PlainToken;
 pub use crate::ledger::tiles::TileName;
 pub use approval::{Approval, Asked, Done, Operation, Stage};
 pub use backup::{Manifest, RestoreAsked, back_up, restore, undo_restore};
@@ -118,8 +119,11 @@ pub struct Vault {
     changing_tokens: Mutex<()>,
     approvals: Mutex<BTreeMap<String, Approval>>,
     holds: Mutex<BTreeMap<String, Hold>>,
-    /// Held while sealed records are replaced: by one at a time.
-    resealing: Arc<Mutex<()>>,
+    /// Whether a hold's row was altered or removed: then nothing is disposed of.
+    holds_untrusted: bool,
+    /// Held while a request is approved or cancelled: one after the other.
+    deciding: Mutex<()>,
+    /// Held by whoever replaces sealed records, or begins or stops a re-encryption.
     reencryption: Mutex<Option<rekey::Running>>,
     progress: Arc<rekey::Progress>,
     denials: Mutex<HashMap<String, record::Denials>>,
@@ -161,11 +165,12 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Invalid`], or what recording says.
-    pub fn local_token(&self, role: Role, label: &str) -> Result<TokenMade, VaultError> {
+    pub fn local_token(&self, role: Role, label: &str) -> Result<(TokenView, String), VaultError> {
         let caller = Caller { token_id: "local".into(), label: "local-admin".into(), role: Role::Admin };
         let view = tokens::check(Some(role.name().into()), Some(label.into()), None, None, self.clock.now())
             .map_err(VaultError::Invalid)?;
-        self.add_token(record::Note::new(&caller, Action::TOKEN_CREATE, record::default_reason()), view)
+        let made = self.add_token(record::Note::new(&caller, Action::TOKEN_CREATE, record::default_reason()), view)?;
+        Ok((made.view, made.token.expect("the vault made this token itself")))
     }
 
     /// Finishes what was taken, seals and signs it, and ends the background threads. Later submissions are refused.
@@ -177,7 +182,7 @@ impl Vault {
             return Ok(());
         };
         threads.stop_scrubber();
-        self.stop_reencryption();
+        drop(self.stop_reencryption());
         let meta = writer::own_meta(Action::VAULT_STOP, Vec::new());
         let recorded = self.commit_now(vec![(meta, Vec::new())], Vec::new());
         let stopped = self.send(writer::Message::Stop);
@@ -205,7 +210,7 @@ impl Drop for Vault {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut threads) = threads {
             threads.stop_scrubber();
-            self.stop_reencryption();
+            drop(self.stop_reencryption());
             let (dead, _) = channel();
             *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = dead;
             drop(threads.stop_signer);

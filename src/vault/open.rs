@@ -39,7 +39,7 @@ use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT
 use super::status::Counters;
 use super::tokens::Tokens;
 use super::trust::{self, meta_of};
-use super::writer::{Message, Unsealed, Writer, own_meta, prepare};
+use super::writer::{Message, Queue, Unsealed, Writer, own_meta, prepare};
 use super::{Settings, Threads, Vault};
 
 /// The database's name in the data folder.
@@ -181,6 +181,8 @@ struct Sound {
     tokens: Tokens,
     approvals: BTreeMap<String, Approval>,
     holds: BTreeMap<String, Hold>,
+    /// Whether a hold's row was altered or removed.
+    holds_untrusted: bool,
     /// Entries whose values were altered.
     damaged: Vec<u64>,
 }
@@ -208,13 +210,14 @@ impl Sound {
         let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
         let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
-        let damaged = trust::check_tail(&**store, &keys, sealed_to, ledger.checkpoint().size)?;
+        let damaged = trust::check_tail(&**store, &keys, sealed_to, ledger.checkpoint().size, is_new_ledger)?;
         let (standing, rows) = trust::state_rows(&**store, &ledger, &seal, &KINDS)?;
         let (tokens, mut untrusted) = Tokens::load(&rows, &standing, &keys);
         let (approvals, more) = book::load(&rows, approval::KIND, &standing, &keys);
         untrusted += more;
         let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys);
         counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
+        let holds_untrusted = more > 0;
         let unsealed = trust::rebuild_unsealed(&**store, sealed_to)?;
         store.usage()?;
         // Found sound: from here on files may change.
@@ -223,7 +226,52 @@ impl Sound {
             signing::settle(&opening.keys, successor)?;
         }
         store.repair()?;
-        Ok(Self { ledger, keys, counters, edge, unsealed, standing, tokens, approvals, holds, damaged })
+        Ok(Self {
+            ledger,
+            keys,
+            counters,
+            edge,
+            unsealed,
+            standing,
+            tokens,
+            approvals,
+            holds,
+            holds_untrusted,
+            damaged,
+        })
+    }
+
+    /// The writer, which goes on where the ledger ends, and the scrubber.
+    fn workers(
+        &self,
+        opening: &Opening<'_>,
+        store: &Arc<dyn Store>,
+        queue: &Queue,
+    ) -> Result<(Writer, Scrubber), StoreError> {
+        let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
+        let writer = Writer {
+            store: store.apart(1),
+            clock: opening.clock.clone(),
+            keys: self.keys.clone(),
+            ledger: self.ledger.clone(),
+            counters: self.counters.clone(),
+            edge: self.edge.clone(),
+            last_time,
+            unsealed: self.unsealed.clone(),
+            standing: self.standing.clone(),
+            heads: HashMap::new(),
+        };
+        let scrubber = Scrubber {
+            store: store.apart(1),
+            ledger: self.ledger.clone(),
+            keys: self.keys.clone(),
+            counters: self.counters.clone(),
+            clock: opening.clock.clone(),
+            queue: queue.clone(),
+            rate: opening.settings.scrub_per_second,
+            known: self.damaged.iter().copied().collect(),
+        };
+        Ok((writer, scrubber))
     }
 }
 
@@ -237,32 +285,10 @@ impl Vault {
         let database = existing_database(&opening.data)?;
         let process_lock = ProcessLock::take(&opening.data)?;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database)?);
-        let Sound { ledger, keys, counters, edge, unsealed, standing, tokens, approvals, holds, damaged } =
-            Sound::check(&opening, &store)?;
-        let last_time = store.rows(&[store.size() - 1])?.pop().map_or(0, |row| row.received_at);
+        let sound = Sound::check(&opening, &store)?;
         let (queue, received) = channel();
-        let writer = Writer {
-            store: store.apart(1),
-            clock: opening.clock.clone(),
-            keys: keys.clone(),
-            ledger: ledger.clone(),
-            counters: counters.clone(),
-            edge,
-            last_time,
-            unsealed,
-            standing,
-            heads: HashMap::new(),
-        };
-        let scrubber = Scrubber {
-            store: store.apart(1),
-            ledger: ledger.clone(),
-            keys: keys.clone(),
-            counters: counters.clone(),
-            clock: opening.clock.clone(),
-            queue: queue.clone(),
-            rate: opening.settings.scrub_per_second,
-            known: damaged.iter().copied().collect(),
-        };
+        let (writer, scrubber) = sound.workers(&opening, &store, &queue)?;
+        let Sound { ledger, keys, counters, tokens, approvals, holds, holds_untrusted, damaged, .. } = sound;
         let threads = start(writer, received, scrubber, opening.fatal)?;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
@@ -278,7 +304,8 @@ impl Vault {
             changing_tokens: Mutex::default(),
             approvals: Mutex::new(approvals),
             holds: Mutex::new(holds),
-            resealing: Arc::default(),
+            holds_untrusted,
+            deciding: Mutex::default(),
             reencryption: Mutex::default(),
             progress: Arc::default(),
             denials: Mutex::default(),
@@ -310,6 +337,8 @@ impl Vault {
             ("continues".to_owned(), restored.origin.clone()),
             ("last_known_root".to_owned(), root.clone()),
             ("last_known_size".to_owned(), size.to_string()),
+            // What was disposed of after the backup is disposed of here too, by these certificates.
+            ("disposed".to_owned(), disposed(&ring)),
             ("missing_entries".to_owned(), size.saturating_sub(restored.entries).to_string()),
             ("restored_entries".to_owned(), restored.entries.to_string()),
         ];
@@ -355,6 +384,12 @@ impl Vault {
         let entries = entries.into_iter().map(|meta| (meta, Vec::new())).collect();
         self.commit_now(entries, Vec::new()).map(|_| ())
     }
+}
+
+/// The certificates of all buckets that were disposed of.
+fn disposed(ring: &Keyring) -> String {
+    let each = ring.buckets().iter().filter_map(|it| it.certificate).map(|it| uuid::Uuid::from_bytes(it).to_string());
+    each.collect::<Vec<_>>().join(" ")
 }
 
 fn existing_database(data: &std::path::Path) -> Result<PathBuf, OpenError> {

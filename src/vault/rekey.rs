@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -124,7 +124,12 @@ impl Vault {
         if rate > MAX_RATE {
             return Err(refused("/per_second", "out_of_range", "per_second is 0 to 10000000."));
         }
-        let mut running = self.reencryption.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = match self.reencryption.try_lock() {
+            Ok(running) => running,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Something is being erased.
+            Err(TryLockError::WouldBlock) => return Err(VaultError::Busy),
+        };
         if running.as_ref().is_some_and(|it| !it.thread.is_finished()) {
             return Err(refused(
                 "",
@@ -139,21 +144,25 @@ impl Vault {
         let progress = self.progress.clone();
         progress.begin(version, total(&*self.store, version)?);
         let (stop, stopped) = channel();
-        let resealing = self.resealing.clone();
         let mut mover = Mover { resealer: self.resealer(), progress, rate, version, stopped, began: Instant::now() };
-        let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || {
-            let _alone = resealing.lock().unwrap_or_else(PoisonError::into_inner);
-            mover.run();
-        });
+        let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || mover.run());
         let thread = thread.map_err(|_| VaultError::Busy)?;
         *running = Some(Running { thread, stop });
         Ok(self.progress.show())
     }
 
-    /// Ends a re-encryption that goes on, so that records can be replaced by something else.
-    pub(super) fn stop_reencryption(&self) {
-        let running = self.reencryption.lock().unwrap_or_else(PoisonError::into_inner).take();
-        running.into_iter().for_each(Running::stop);
+    /// Ends a re-encryption that goes on; while what is given back is held, none begins and nobody else replaces records.
+    pub(super) fn stop_reencryption(&self) -> MutexGuard<'_, Option<Running>> {
+        let mut running = self.reencryption.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.take() {
+            if !running.thread.is_finished() {
+                tracing::warn!(
+                    "a re-encryption is stopped for what is more urgent; begin it again, it goes on where it was"
+                );
+            }
+            running.stop();
+        }
+        running
     }
 
     /// How far the last re-encryption got. Asked again and again, so it is not recorded; it names nobody.
@@ -186,7 +195,6 @@ impl Vault {
     /// Destroys a version, once the records themselves show that nothing is sealed under it.
     pub(super) fn destroy_key(&self, by: &By<'_>, version: u32) -> Result<Destroyed, VaultError> {
         let _room = self.long_read()?;
-        let change = self.changing_keys();
         let _bar = self.keys.bar(Barred::Version(version));
         // What waits in the queue is committed before the records are counted; what comes later is barred.
         self.drain()?;
@@ -194,6 +202,7 @@ impl Vault {
         if found > 0 {
             return Err(in_use(i64::try_from(found).unwrap_or(i64::MAX)));
         }
+        let change = self.changing_keys();
         let after = self.keys.ring().without_version(version, self.clock.now());
         let after =
             after.ok_or_else(|| refused("/version", "version_destroyed", "This version cannot be destroyed."))?;
@@ -220,7 +229,7 @@ impl Vault {
     /// The slots with one more, or with another in place of the one of its name.
     pub(super) fn slots_with(&self, slot: &Slot) -> Result<Vec<Slot>, VaultError> {
         if !slot.is_sound() {
-            let detail = "This is no slot; make it with `phivault keys slot put`.";
+            let detail = "This is no slot that opens anything; make it with `phivault keys add-slot` or `rewrap`. Its name is up to 64 letters, digits, -, _ and dots.";
             return Err(refused("/slot", "slot_malformed", detail));
         }
         let mut slots = self.keys.ring().slots().to_vec();
@@ -246,6 +255,10 @@ impl Vault {
         match (before - slots.len(), slots.is_empty()) {
             (0, _) => Err(refused("/name", "unknown_slot", "There is no slot of that name.")),
             (_, true) => Err(refused("/name", "last_slot", "This is the last slot; nobody could open the keyring.")),
+            _ if name == self.keys.opened_with => {
+                let detail = "The vault was started with this slot; nobody has shown since that another one opens. Start it with another one, then remove this.";
+                Err(refused("/name", "slot_in_use", detail))
+            }
             _ => Ok(slots),
         }
     }
@@ -298,7 +311,7 @@ impl Progress {
     fn show(&self) -> Reencryption {
         let number = |it: &AtomicU64| it.load(Ordering::Relaxed);
         let running = self.running.load(Ordering::Acquire);
-        let stopped = "It stopped before its end; the log says why. Start another, it goes on where this one was.";
+        let stopped = "It is not whole; the log says why. Begin another, it goes on where this one was.";
         Reencryption {
             running,
             version: u32::try_from(number(&self.version)).unwrap_or(u32::MAX),
@@ -333,14 +346,14 @@ impl Mover {
         self.progress.running.store(false, Ordering::Release);
     }
 
-    /// `false` when it was told to stop.
+    /// `false` when it was told to stop, or could not move everything.
     fn all(&mut self) -> Result<bool, VaultError> {
         let version = self.version;
         let older = |counted: u32| (1..version).contains(&counted);
         let mut segments: Vec<u64> =
             self.resealer.store.usage()?.iter().filter(|it| older(it.version)).map(|it| it.segment).collect();
         segments.dedup();
-        let mut position = 0;
+        let (mut position, mut whole) = (0, true);
         for segment in segments {
             position = position.max(segment * SEGMENT);
             let end = self.resealer.store.size().min((segment + 1) * SEGMENT);
@@ -360,14 +373,23 @@ impl Mover {
                         keep_pace(&self.progress, self.rate, self.began, &self.stopped)
                     },
                 };
-                if !self.resealer.replace(range, &work)? {
-                    self.resealer.finish()?;
-                    return Ok(false);
+                match self.resealer.replace(range, &work) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        self.resealer.finish()?;
+                        return Ok(false);
+                    }
+                    // Somebody altered a record of this range. The rest is moved all the same.
+                    Err(VaultError::Integrity(what)) => {
+                        tracing::error!(what, "a range was not re-encrypted; run phivault verify");
+                        whole = false;
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         }
         self.resealer.finish()?;
-        Ok(true)
+        Ok(whole)
     }
 }
 
@@ -387,11 +409,13 @@ fn has_bucket(keys: &Keys, sealed: &[u8]) -> bool {
 /// A record under the newest version, once it has shown that it is what the ledger committed to.
 fn again(keys: &Keys, row: &Row) -> Fate {
     let ring = keys.ring();
-    let sealed = (|| {
-        let header = seal::header(&row.sealed).ok()?;
-        let id = Meta::borrow(&row.meta).ok()?.id;
-        let keys = (&ring.opening(header)?, &ring.resealing(header)?);
-        seal::reseal(keys, id.as_bytes(), &row.meta, &row.sealed, &row.commitment).ok()
-    })();
-    sealed.map_or(Fate::Damaged, Fate::Replaced)
+    let (Ok(header), Ok(meta)) = (seal::header(&row.sealed), Meta::borrow(&row.meta)) else { return Fate::Damaged };
+    match (ring.opening(header), ring.resealing(header)) {
+        (Some(old), Some(new)) => {
+            seal::reseal((&old, &new), meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment)
+                .map_or(Fate::Damaged, Fate::Replaced)
+        }
+        _ if ring.knows(header) => Fate::Left,
+        _ => Fate::Damaged,
+    }
 }

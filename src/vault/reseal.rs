@@ -4,7 +4,7 @@
 //! the new root over the whole range between two seal entries. What is true if the process dies: before the commit nothing
 //! was replaced, after it all of the commit was, and the ledger says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,15 +13,17 @@ use tokio::sync::oneshot;
 use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::entry::Receipt;
+use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::rules::Item;
 use crate::ledger::hash::Hash;
 use crate::ledger::tree::Edge;
-use crate::store::{Row, Store, StoreError};
+use crate::store::{Order, Row, Store, StoreError};
 
 use super::error::VaultError;
 use super::fault;
 use super::keys::Keys;
+use super::ledger::Ledger;
 use super::open::DAMAGED;
 use super::trust::leaf_of;
 use super::writer::{Job, Message, Queue, Raced, Resealed, own_meta, prepare, seal_leaf};
@@ -34,6 +36,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub(super) enum Fate {
     /// This stands in its place.
     Replaced(Vec<u8>),
+    /// It stays as it is: its key was destroyed meanwhile.
+    Left,
     /// It is not what the ledger committed to. It stays, and the ledger says so.
     Damaged,
 }
@@ -63,12 +67,66 @@ pub(super) struct Resealer {
     pub(super) store: Arc<dyn Store>,
     pub(super) keys: Arc<Keys>,
     pub(super) queue: Queue,
+    ledger: Arc<Ledger>,
+    /// What re-encryptions and erasures stated of each range, by its first entry: its end and root. Read when first needed.
+    stated: Option<BTreeMap<u64, (u64, String)>>,
     pending: Option<oneshot::Receiver<Result<Vec<Receipt>, Raced>>>,
 }
 
 impl Resealer {
-    pub(super) fn new(store: Arc<dyn Store>, keys: Arc<Keys>, queue: Queue) -> Self {
-        Self { store, keys, queue, pending: None }
+    pub(super) fn new(store: Arc<dyn Store>, keys: Arc<Keys>, ledger: Arc<Ledger>, queue: Queue) -> Self {
+        Self { store, keys, queue, ledger, stated: None, pending: None }
+    }
+
+    /// The root that was stated last of a range. The new root will vouch for every record of it, so what stands there now must be
+    /// what was vouched for before: else a record that somebody altered would pass as genuine from then on.
+    fn stated(&mut self, range: &Range<u64>) -> Result<String, VaultError> {
+        if self.stated.is_none() {
+            self.stated = Some(self.statements()?);
+        }
+        let again = self.stated.as_ref().and_then(|it| it.get(&range.start)).filter(|(to, _)| *to == range.end);
+        if let Some((_, root)) = again {
+            return Ok(root.clone());
+        }
+        let row = self.store.rows(&[range.end])?.pop().ok_or_else(|| altered(range.end))?;
+        let meta = self.proven(&row)?;
+        match (meta.action, meta.fact("root")) {
+            (Action::SEAL, Some(root)) => Ok(root.to_owned()),
+            _ => Err(altered(range.end)),
+        }
+    }
+
+    /// All re-encryptions and erasures. The index may hide one; then an older root is expected, and the range refused.
+    fn statements(&self) -> Result<BTreeMap<u64, (u64, String)>, VaultError> {
+        let actions = [Action::KEY_REENCRYPT, Action::ERASE, Action::REDACT];
+        let terms = [actions.map(|it| Term::new(Dimension::Action, &[it.name().as_bytes()])).to_vec()];
+        let (mut all, mut position) = (BTreeMap::new(), 0);
+        loop {
+            let found = self.store.find(&terms, position..self.store.size(), Order::OldestFirst, MAX_RECORDS)?;
+            for row in self.store.rows(&found.sequences)? {
+                let meta = Meta::decode(&row.meta).map_err(|_| altered(row.sequence))?;
+                let number = |name| meta.fact(name).and_then(|it| it.parse::<u64>().ok());
+                if let (true, Some(from), Some(to), Some(root)) =
+                    (actions.contains(&meta.action), number("from"), number("to"), meta.fact("root"))
+                {
+                    self.proven(&row)?;
+                    all.insert(from, (to, root.to_owned()));
+                }
+            }
+            match found.next {
+                Some(next) => position = next,
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// The metadata of a row that is in the tree.
+    fn proven(&self, row: &Row) -> Result<Meta, VaultError> {
+        let leaf = leaf_of(row);
+        if leaf != row.leaf || !self.ledger.has_leaf(row.sequence, &leaf)? {
+            return Err(altered(row.sequence));
+        }
+        Meta::decode(&row.meta).map_err(|_| altered(row.sequence))
     }
 
     /// The range between two seal entries that holds an entry. If no seal entry covers it yet, one is made.
@@ -99,7 +157,7 @@ impl Resealer {
             found.is_none() && wrong.is_none()
         })?;
         match wrong {
-            Some(sequence) => Err(VaultError::Integrity(format!("entry {sequence} is not what it was"))),
+            Some(sequence) => Err(altered(sequence)),
             None => Ok(found),
         }
     }
@@ -124,10 +182,18 @@ impl Resealer {
             wrong.is_none()
         })?;
         if let Some(sequence) = wrong {
-            return Err(VaultError::Integrity(format!("entry {sequence} is not what it was")));
+            return Err(altered(sequence));
         }
         if wanted.is_empty() {
             return Ok(true);
+        }
+        let (count, root) = (range.end - range.start, root_of(&leaves));
+        if leaves.len() as u64 != count || self.stated(&range)? != root {
+            return Err(VaultError::Integrity(format!(
+                "sealed records of entries {} to {} are not those the ledger vouches for; they were left as they are",
+                range.start,
+                range.end - 1
+            )));
         }
         if rows.len() == wanted.len() {
             let done = self.commit(&range, &rows, &mut leaves, work)?;
@@ -163,9 +229,13 @@ impl Resealer {
         let mut done = Done::default();
         let mut resealed = Vec::with_capacity(rows.len());
         for (row, fate) in rows.iter().zip(side_by_side(rows, work.fate)) {
-            let Fate::Replaced(sealed) = fate else {
-                done.damaged.insert(row.sequence);
-                continue;
+            let sealed = match fate {
+                Fate::Replaced(sealed) => sealed,
+                Fate::Left => continue,
+                Fate::Damaged => {
+                    done.damaged.insert(row.sequence);
+                    continue;
+                }
             };
             let meta = Meta::borrow(&row.meta).map_err(|error| VaultError::Integrity(error.to_string()))?;
             let place = usize::try_from(row.sequence - range.start).expect("a range between two seal entries is small");
@@ -173,15 +243,17 @@ impl Resealer {
             resealed.push(Resealed { sequence: row.sequence, before: seal::counted_under(&row.sealed), sealed });
         }
         done.replaced = resealed.len() as u64;
-        let mut edge = Edge::new();
-        leaves.iter().for_each(|leaf| drop(edge.append(*leaf)));
+        let root = root_of(leaves);
+        if let Some(stated) = &mut self.stated {
+            stated.insert(range.start, (range.end, root.clone()));
+        }
         let (mut meta, items) =
             work.note.clone().unwrap_or_else(|| (own_meta(work.action, work.facts.clone()), Vec::new()));
         let facts = &mut meta.facts;
         facts.extend([
             ("from".to_owned(), range.start.to_string()),
             ("records".to_owned(), resealed.len().to_string()),
-            ("root".to_owned(), edge.root().to_string()),
+            ("root".to_owned(), root),
             ("to".to_owned(), range.end.to_string()),
         ]);
         if !done.damaged.is_empty() {
@@ -218,6 +290,17 @@ impl Resealer {
     }
 }
 
+/// The root over the leaves of a range.
+fn root_of(leaves: &[Hash]) -> String {
+    let mut edge = Edge::new();
+    leaves.iter().for_each(|leaf| drop(edge.append(*leaf)));
+    edge.root().to_string()
+}
+
+fn altered(sequence: u64) -> VaultError {
+    VaultError::Integrity(format!("entry {sequence} is not what the ledger holds"))
+}
+
 /// The fates of rows, worked out on all cores.
 fn side_by_side(rows: &[Row], fate: &(dyn Fn(&Row) -> Fate + Sync)) -> Vec<Fate> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -230,8 +313,8 @@ fn side_by_side(rows: &[Row], fate: &(dyn Fn(&Row) -> Fate + Sync)) -> Vec<Fate>
 }
 
 /// Adds up the records under each version and bucket, from the records themselves.
-pub(super) fn count(store: &dyn Store) -> Result<std::collections::BTreeMap<(u32, u32), u64>, StoreError> {
-    let mut counts = std::collections::BTreeMap::new();
+pub(super) fn count(store: &dyn Store) -> Result<BTreeMap<(u32, u32), u64>, StoreError> {
+    let mut counts = BTreeMap::new();
     store.scan(0..store.size(), &mut |row| {
         *counts.entry(seal::counted_under(&row.sealed)).or_default() += 1;
         true

@@ -9,6 +9,9 @@ use crate::domain::time::Timestamp;
 
 use super::Vault;
 
+/// Said where one administrator alone may do everything.
+const ALONE: &str = "approval by a second administrator is switched off (admin.two_person)";
+
 /// What is counted while the vault runs.
 #[derive(Default)]
 pub struct Counters {
@@ -63,6 +66,9 @@ pub struct Readiness {
     pub scrubbed_at: Option<Timestamp>,
     /// What needs attention.
     pub problems: Vec<&'static str>,
+    /// What was chosen and weakens the vault.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<&'static str>,
 }
 
 impl Vault {
@@ -119,6 +125,7 @@ impl Vault {
             checkpoint_size: self.ledger.checkpoint().size,
             scrubbed_at: (scrubbed > 0).then_some(Timestamp(scrubbed)),
             problems,
+            warnings: if self.settings.two_person { Vec::new() } else { vec![ALONE] },
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::domain::time::Timestamp;
 use crate::store::StateRow;
 
 use super::Vault;
-use super::approval::{Asked, Done, Operation};
+use super::approval::{Asked, Done, Operation, refused};
 use super::book::parts;
 use super::error::VaultError;
 use super::keys::Keys;
@@ -78,6 +78,9 @@ pub struct TokenIn {
     pub expires_at: Option<String>,
     /// Networks it may be used from, such as 10.1.0.0/16.
     pub allowed_sources: Option<Vec<String>>,
+    /// SHA-256 of a token that whoever it is for has made (`phivault token generate`), hex. Needed for a further administrator;
+    /// made by the vault, and shown once, if absent.
+    pub token_hash: Option<String>,
     /// Why; system administration if absent.
     #[serde(default, deserialize_with = "object")]
     pub reason: Option<ReasonIn>,
@@ -89,8 +92,9 @@ pub struct TokenMade {
     /// The token without its secret.
     #[serde(flatten)]
     pub view: TokenView,
-    /// The token itself. It cannot be shown again.
-    pub token: String,
+    /// The token itself; it cannot be shown again. Absent when its hash was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// All tokens, in memory.
@@ -171,9 +175,15 @@ impl Vault {
     /// [`VaultError::Denied`], `Invalid`, or what recording says.
     pub fn create_token(&self, caller: &Caller, asked: TokenIn) -> Result<Asked, VaultError> {
         self.allow(caller, Permission::ManageTokens, Action::TOKEN_CREATE)?;
-        if asked.role.as_deref() == Some(Role::Admin.name()) && self.admins_need_approval() {
-            let TokenIn { label, expires_at, allowed_sources, reason, .. } = asked;
-            let operation = Operation::AdminToken { label: label.unwrap_or_default(), expires_at, allowed_sources };
+        let for_admin = asked.role.as_deref() == Some(Role::Admin.name()) && self.settings.two_person;
+        if for_admin && asked.token_hash.is_none() {
+            let detail = "Whoever is to be an administrator makes the token, so that nobody else ever has it: they run `phivault token generate`, and you give its hash here.";
+            return Err(refused("/token_hash", "token_hash_missing", detail));
+        }
+        if for_admin && self.admins_need_approval() {
+            let TokenIn { label, expires_at, allowed_sources, token_hash, reason, .. } = asked;
+            let (label, token_hash) = (label.unwrap_or_default(), token_hash.unwrap_or_default());
+            let operation = Operation::AdminToken { label, token_hash, expires_at, allowed_sources };
             let reason = reason.unwrap_or_else(|| ReasonIn { code: Some("HSYSADMIN".into()), ..ReasonIn::default() });
             return self.ask(caller, operation, reason);
         }
@@ -181,32 +191,81 @@ impl Vault {
         let now = self.clock.now();
         let view = check(asked.role, asked.label, asked.expires_at, asked.allowed_sources, now)
             .map_err(VaultError::Invalid)?;
-        let made = self.add_token(Note::new(caller, Action::TOKEN_CREATE, reason), view)?;
+        let note = Note::new(caller, Action::TOKEN_CREATE, reason);
+        let made = match &asked.token_hash {
+            None => self.add_token(note, view)?,
+            Some(hash) => self.keep_token(note, view, hash_of(hash)?, for_admin)?,
+        };
         Ok(Asked::Done(Done::Token(made)))
     }
 
     /// The second administrator of a vault there ever was is made by the first alone; from then on it takes two.
     fn admins_need_approval(&self) -> bool {
         let ever = self.read_tokens().by_hash.values().filter(|it| it.view.role == Role::Admin).count();
-        self.settings.two_person && ever > 1
+        // With rows altered or removed nobody knows how many there were.
+        let doubtful = self.counters.untrusted_state.load(std::sync::atomic::Ordering::Relaxed) > 0;
+        self.settings.two_person && (ever > 1 || doubtful)
     }
 
-    /// What another administrator's token would be.
-    pub(super) fn admin_view(
+    /// What another administrator's token would be, and its hash.
+    pub(super) fn admin_token(
         &self,
         label: &str,
+        hash: &str,
         expires_at: &Option<String>,
         sources: &Option<Vec<String>>,
-    ) -> Result<TokenView, VaultError> {
+    ) -> Result<(TokenView, HashedToken), VaultError> {
         let role = Some(Role::Admin.name().to_owned());
         let now = self.clock.now();
-        check(role, Some(label.to_owned()), expires_at.clone(), sources.clone(), now).map_err(VaultError::Invalid)
+        let view = check(role, Some(label.to_owned()), expires_at.clone(), sources.clone(), now)
+            .map_err(VaultError::Invalid)?;
+        let hash = hash_of(hash)?;
+        if self.read_tokens().by_hash.contains_key(&hash) {
+            return Err(refused("/token_hash", "token_known", "There is a token of this hash already."));
+        }
+        Ok((view, hash))
+    }
+
+    /// Whether a token is that of an administrator, and valid.
+    pub(super) fn is_valid_admin(&self, id: &str) -> bool {
+        let now = self.clock.now();
+        self.read_tokens()
+            .by_hash
+            .values()
+            .any(|it| it.view.id == id && it.view.role == Role::Admin && it.view.is_valid(now))
+    }
+
+    /// Whether there is a valid administrator beside this one.
+    pub(super) fn has_other_admin(&self, id: &str) -> bool {
+        let now = self.clock.now();
+        let other = |it: &TokenRow| it.view.id != id && it.view.role == Role::Admin && it.view.is_valid(now);
+        self.read_tokens().by_hash.values().any(other)
     }
 
     /// Makes a token for a checked view; `init` and `demo` use it too.
     pub(super) fn add_token(&self, note: Note<'_>, view: TokenView) -> Result<TokenMade, VaultError> {
+        let token = PlainToken::generate();
+        let made = self.keep_token(note, view, token.hashed(), false)?;
+        Ok(TokenMade { token: Some(token.expose().to_owned()), ..made })
+    }
+
+    /// Keeps a token whose hash is known. `alone`: of an administrator whom nobody approved.
+    pub(super) fn keep_token(
+        &self,
+        note: Note<'_>,
+        view: TokenView,
+        hash: HashedToken,
+        alone: bool,
+    ) -> Result<TokenMade, VaultError> {
         // One change after the other, but callers are looked up all the while: recording waits for the disk.
         let _changing = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if alone && self.admins_need_approval() {
+            return Err(refused(
+                "/role",
+                "approval_needed",
+                "There is a second administrator by now; ask again, it takes an approval.",
+            ));
+        }
         let now = self.clock.now();
         let (live, all) = {
             let tokens = self.read_tokens();
@@ -218,10 +277,9 @@ impl Vault {
             );
             return Err(VaultError::Invalid(vec![Issue::new("", "too_many", detail)]));
         }
-        let token = PlainToken::generate();
-        let row = TokenRow { view, hash: token.hashed() };
+        let row = TokenRow { view, hash };
         self.record_token(note, &row)?;
-        let made = TokenMade { view: row.view.clone(), token: token.expose().to_owned() };
+        let made = TokenMade { view: row.view.clone(), token: None };
         self.put_token(row);
         Ok(made)
     }
@@ -287,6 +345,15 @@ impl Vault {
         self.sign_now();
         Ok(())
     }
+}
+
+/// A token's hash as it is given.
+fn hash_of(text: &str) -> Result<HashedToken, VaultError> {
+    let hash = hex::decode(text).ok().and_then(|it| <[u8; 32]>::try_from(it).ok());
+    hash.map(HashedToken).ok_or_else(|| {
+        let detail = "The hash of a token is 64 hex digits, as `phivault token generate` prints it.";
+        refused("/token_hash", "token_hash_malformed", detail)
+    })
 }
 
 /// A view of a new token, if all of it is acceptable.

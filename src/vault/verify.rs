@@ -19,6 +19,7 @@ use crate::store::StoreError;
 use crate::store::sqlite::SqliteStore;
 
 mod join;
+mod records;
 mod segment;
 
 /// Findings kept in full; more are counted.

@@ -49,7 +49,7 @@ POST   /v1/approvals/{id}/approve | 403 403 403 404 401 401 401 401 401 401 | ap
 POST   /v1/approvals/{id}/cancel | 403 403 403 404 401 401 401 401 401 401 | approval
 GET    /v1/retention/plan        | 403 200 200 200 401 401 401 401 401 401 | retention_plan
 GET    /v1/retention/certificates/{id} | 403 404 404 404 401 401 401 401 401 401 | retention_plan
-GET    /v1/holds                 | 403 200 200 200 401 401 401 401 401 401 | retention_plan
+GET    /v1/holds                 | 403 200 200 403 401 401 401 401 401 401 | retention_plan
 POST   /v1/holds                 | 403 201 403 403 401 401 401 401 401 401 | hold_place
 POST   /v1/holds/{id}/lift       | 403 404 403 403 401 401 401 401 401 401 | hold_lift
 POST   /v1/keys/rotate-signing   | 403 403 403 200 401 401 401 401 401 401 | signing_rotate

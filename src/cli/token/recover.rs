@@ -29,8 +29,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let vault = local::open(&settings, &unlock)?;
     let made = vault.local_token(Role::Admin, &args.label);
     vault.stop()?;
-    let made = made.map_err(|error| anyhow!(error.to_string()))?;
-    eprintln!("admin token {} is made and recorded; start the vault and revoke those that were lost", made.view.id);
-    super::print_secret(&made.token)?;
+    let (view, token) = made.map_err(|error| anyhow!(error.to_string()))?;
+    eprintln!("admin token {} is made and recorded; start the vault and revoke those that were lost", view.id);
+    super::print_secret(&token)?;
     Ok(ExitCode::SUCCESS)
 }

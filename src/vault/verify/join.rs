@@ -19,6 +19,7 @@ use crate::store::{SEGMENT, StoreError};
 use super::super::open::DAMAGED;
 use super::super::standing::{KINDS, LEDGER, Standing, VERIFIER_KEY, digest_of};
 use super::super::writer::Unsealed;
+use super::records::Records;
 use super::segment::{Context, Segment, check, compare_tile};
 use super::{Finding, Findings, Mark, Report, Verdict, Witnessed};
 
@@ -44,8 +45,7 @@ pub(super) struct Join {
     last_time: i64,
     heads: HashMap<u64, (u64, u64)>,
     unsealed: Unsealed,
-    /// What seal entries and re-encryptions stated of each range of ciphertexts, by its first entry.
-    sealed: BTreeMap<u64, SealedRange>,
+    records: Records,
     standing: Standing,
     /// The restores on the way.
     restores: Vec<Meta>,
@@ -57,14 +57,8 @@ pub(super) struct Join {
     destroyed: u64,
 }
 
-/// A range of ciphertexts between two seal entries.
-struct SealedRange {
-    to: u64,
-    /// The root over them as they are.
-    found: String,
-    /// As it was stated last.
-    stated: String,
-}
+/// Findings that may only mean that records were replaced between two looks at a vault that is in use.
+const FLEETING: [&str; 3] = ["usage_differs", "values_differ", "sealed_malformed"];
 
 type Done = (u64, Result<Segment, StoreError>);
 
@@ -87,7 +81,7 @@ impl Join {
             last_time: i64::MIN,
             heads: HashMap::new(),
             unsealed: Unsealed::new(0),
-            sealed: BTreeMap::new(),
+            records: Records::default(),
             standing: Standing::default(),
             restores: Vec::new(),
             ids: Vec::new(),
@@ -131,7 +125,7 @@ impl Join {
                         waiting.insert(n, segment);
                         while failed.is_none() && waiting.first_key_value().is_some_and(|(n, _)| *n == joined) {
                             let (_, segment) = waiting.pop_first().expect("it was looked at just now");
-                            failed = self.segment(reader, segment).err();
+                            failed = self.settled(&context, reader, size, (joined, segment)).err();
                             joined += 1;
                         }
                     }
@@ -153,10 +147,24 @@ impl Join {
         for stray in reader.strays()? {
             self.findings.find("planted", None, "database", "none", stray);
         }
-        self.sealed_ranges();
+        self.records.finish(reader, &mut self.findings)?;
         self.repeated_ids(&context, reader, size)?;
         self.tile_count(reader)?;
         self.state(reader)
+    }
+
+    /// A segment, looked at once more as of the beginning if records may have been replaced while it was read.
+    fn settled(
+        &mut self,
+        context: &Context,
+        reader: &Reader,
+        size: u64,
+        (n, segment): (u64, Segment),
+    ) -> Result<(), StoreError> {
+        let fleeting = segment.findings.kept.iter().any(|it| FLEETING.contains(&it.code));
+        let again =
+            if fleeting { check(context, reader, n, n * SEGMENT..size.min((n + 1) * SEGMENT))? } else { segment };
+        self.segment(reader, again)
     }
 
     fn segment(&mut self, reader: &Reader, segment: Segment) -> Result<(), StoreError> {
@@ -167,6 +175,7 @@ impl Join {
         }
         self.last_time = self.last_time.max(segment.last_time);
         self.findings.extend(segment.findings);
+        self.records.erased(segment.erased);
         self.opened += segment.opened;
         self.destroyed += segment.destroyed;
         self.ids.extend(segment.ids);
@@ -218,11 +227,10 @@ impl Join {
                 self.unsealed.edge.append(leaf);
                 taken += 1;
             }
-            match meta.action {
-                Action::SEAL => self.seal(sequence, &meta),
-                Action::KEY_REENCRYPT | Action::ERASE | Action::REDACT => self.resealed(sequence, &meta),
-                _ => {}
+            if meta.action == Action::SEAL {
+                self.seal(sequence, &meta);
             }
+            self.records.told(sequence, &meta, &mut self.findings);
             self.standing.apply(&meta);
             if let Some(key) =
                 meta.fact(VERIFIER_KEY).filter(|_| meta.action != Action::SEAL).and_then(|it| it.parse().ok())
@@ -259,40 +267,10 @@ impl Join {
             let (wanted, found) = (format!("{from} to {to}"), format!("{} to {}", fact("from"), fact("to")));
             self.findings.find("seal_range", Some(sequence), "seal entry", wanted, found);
         }
-        let range = SealedRange { to: sequence, found: root, stated: fact("root") };
-        self.sealed.insert(before.from, range);
+        self.records.sealed(before.from..sequence, root, fact("root"));
         for (name, wanted) in self.standing.facts() {
             if meta.fact(&name) != Some(&wanted) {
                 self.findings.find("standing_differs", Some(sequence), name.clone(), wanted, fact(&name));
-            }
-        }
-    }
-
-    /// A re-encryption or erasure says what the ciphertexts of a sealed range are from now on.
-    fn resealed(&mut self, sequence: u64, meta: &Meta) {
-        let number = |name| meta.fact(name).and_then(|it| it.parse::<u64>().ok());
-        let (Some(from), Some(to), Some(root)) = (number("from"), number("to"), meta.fact("root")) else { return };
-        match self.sealed.get_mut(&from).filter(|range| range.to == to) {
-            Some(range) => range.stated = root.to_owned(),
-            None => {
-                let found = format!("{from} to {to}");
-                self.findings.find(
-                    "seal_range",
-                    Some(sequence),
-                    "re-encryption",
-                    "a range that a seal entry covers",
-                    found,
-                );
-            }
-        }
-    }
-
-    /// Each range must hold the ciphertexts that were stated of it last.
-    fn sealed_ranges(&mut self) {
-        for (from, SealedRange { to, found, stated }) in &self.sealed {
-            if found != stated {
-                let place = format!("ciphertexts of entries {from} to {}", to - 1);
-                self.findings.find("ciphertext_altered", Some(*from), place, stated, found);
             }
         }
     }

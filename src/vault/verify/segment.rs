@@ -57,8 +57,17 @@ pub(super) struct Segment {
     pub(super) ids: Vec<u64>,
     /// Entries of the vault about itself that change what stands, and seal entries.
     pub(super) own: Vec<(u64, Meta)>,
+    /// Erased records, by certificate and bucket.
+    pub(super) erased: BTreeMap<(Uuid, u32), Erased>,
     pub(super) opened: u64,
     pub(super) destroyed: u64,
+}
+
+/// Records that were erased under one certificate.
+pub(super) struct Erased {
+    /// The first of them: position and id.
+    pub(super) first: (u64, Uuid),
+    pub(super) entries: u64,
 }
 
 struct Check<'a> {
@@ -88,6 +97,7 @@ pub(super) fn check(context: &Context, reader: &Reader, n: u64, range: Range<u64
         chain: Vec::new(),
         ids: Vec::new(),
         own: Vec::new(),
+        erased: BTreeMap::new(),
         opened: 0,
         destroyed: 0,
     };
@@ -189,7 +199,10 @@ impl Check<'_> {
         }
         self.out.ids.push(secret.hash_one(meta.id));
         *self.usage.entry(seal::counted_under(row.sealed)).or_default() += 1;
-        if seal::header(row.sealed).is_err() && seal::is_erased(row.sealed).is_none() {
+        if let Some((bucket, certificate)) = seal::is_erased(row.sealed) {
+            let all = self.out.erased.entry((Uuid::from_bytes(certificate), bucket));
+            all.or_insert(Erased { first: (row.sequence, meta.id), entries: 0 }).entries += 1;
+        } else if seal::header(row.sealed).is_err() {
             let findings = &mut self.out.findings;
             findings.find("sealed_malformed", Some(row.sequence), "sealed", "a sealed record", "something else");
         }
@@ -206,6 +219,7 @@ impl Check<'_> {
             Action::INTEGRITY,
             Action::VAULT_RESTORE,
             Action::KEY_REENCRYPT,
+            Action::DISPOSE,
             Action::ERASE,
             Action::REDACT,
         ];

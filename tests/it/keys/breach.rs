@@ -52,11 +52,7 @@ async fn the_scope_follows_entries_from_key_to_key_and_names_who_looked() {
     assert_eq!(scope(app, 1, None, Some(&before)).await["entries"], json!(3));
     assert_eq!(scope(app, 1, Some(&moved), None).await["entries"], json!(0));
     // Under version 2 since then; what was erased only until it was.
-    assert_eq!(
-        scope(app, 2, None, Some(&before)).await["entries"],
-        json!(0),
-        "nothing was under it yet"
-    );
+    assert_eq!(scope(app, 2, None, Some(&before)).await["entries"], json!(0), "nothing was under it yet");
     let still = scope(app, 2, Some(&later), None).await;
     assert_eq!((&still["entries"], &still["patients"]), (&json!(2), &json!({"MRN-1": 2})), "{still:#}");
     assert_eq!(scope(app, 2, Some(&moved), Some(&later)).await["entries"], json!(3));

@@ -60,11 +60,11 @@ fn revoke_one(vault: &Vault, dir: &Path) {
     let admin = Caller { token_id: "t".into(), label: "admin".into(), role: Role::Admin };
     let made = vault.local_token(Role::Officer, "leaver").unwrap();
     let sql = "SELECT body, tag FROM state WHERE id = ?1";
-    let row = database(dir).query_row(sql, [&made.view.id], |row| Ok((row.get(0)?, row.get(1)?)));
+    let row = database(dir).query_row(sql, [&made.0.id], |row| Ok((row.get(0)?, row.get(1)?)));
     let (body, tag): (Vec<u8>, Vec<u8>) = row.unwrap();
-    let left = [made.token, made.view.id.clone(), hex::encode(body), hex::encode(tag)].join(" ");
+    let left = [made.1, made.0.id.clone(), hex::encode(body), hex::encode(tag)].join(" ");
     std::fs::write(dir.join("leaver"), left).unwrap();
-    vault.revoke_token(&admin, &made.view.id, None).unwrap();
+    vault.revoke_token(&admin, &made.0.id, None).unwrap();
 }
 
 /// Takes an action out of the index of the first segment.
