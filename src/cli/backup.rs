@@ -134,6 +134,7 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
         .inspect_err(|_| vault::undo_restore(&settings.storage.data_dir, &local::key_paths(&settings)))?;
     let origin = vault.origin().to_owned();
     let problems = vault.readiness().problems;
+    let unreadable = vault.unreadable()?;
     vault.stop()?;
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
@@ -149,6 +150,11 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
             format!("\n{missing} entries that the checkpoint given covers are MISSING; the ledger says so.")
         }
     });
+    if unreadable > 0 {
+        said.push_str(&format!(
+            "\nThe values of {unreadable} entries were sealed under keys that were destroyed after the backup: they are GONE."
+        ));
+    }
     said.push_str(&format!("\nNext: phivault serve --config {}", dir.join("phivault.toml").display()));
     terminal::print(&said)?;
     problems.iter().for_each(|problem| eprintln!("ATTENTION: {problem}"));

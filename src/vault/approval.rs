@@ -385,8 +385,12 @@ impl Vault {
             Operation::SlotPut { slot } => {
                 let replaces = self.keys.ring().slots().iter().any(|it| it.name == slot.name);
                 self.slots_with(slot)?;
-                let what = if replaces { "replaces" } else { "adds" };
-                format!("{what} the slot {} of the keyring by one with the key {}", slot.name, &slot.kek_id[..8])
+                let (name, key) = (&slot.name, &slot.kek_id[..8]);
+                if replaces {
+                    format!("replaces the slot {name} of the keyring: what opened it does no more, the key {key} does")
+                } else {
+                    format!("adds the slot {name} to the keyring: the key {key} opens it too")
+                }
             }
             Operation::SlotRemove { name } => {
                 self.slots_without(name)?;

@@ -7,7 +7,11 @@ use utoipa::ToSchema;
 
 use crate::domain::time::Timestamp;
 
+use crate::crypto::seal::Header;
+use crate::store::Usage;
+
 use super::Vault;
+use super::error::VaultError;
 
 /// Said where one administrator alone may do everything.
 const ALONE: &str = "approval by a second administrator is switched off (admin.two_person)";
@@ -90,6 +94,20 @@ impl Vault {
     /// KiB waiting in the writer's queue.
     pub fn queue_kib(&self) -> usize {
         self.settings.queue_kib.saturating_sub(self.room.available_permits())
+    }
+
+    /// Entries whose values were sealed under keys that this keyring has not any more, as after a restore of a backup that is
+    /// older than their destruction.
+    ///
+    /// # Errors
+    /// [`VaultError::Store`].
+    pub fn unreadable(&self) -> Result<u64, VaultError> {
+        let ring = self.keys.ring();
+        let gone = |it: &&Usage| {
+            let header = Header { version: it.version, bucket: it.bucket };
+            it.version > 0 && ring.opening(header).is_none()
+        };
+        Ok(self.store.usage()?.iter().filter(gone).map(|it| u64::try_from(it.entries).unwrap_or(0)).sum())
     }
 
     /// Whether the vault can do its work.

@@ -305,3 +305,28 @@ async fn a_change_of_the_signing_key_that_was_cut_short_is_finished_or_undone() 
     app.submitter().submit(&entry()).await;
     app.finish();
 }
+
+#[tokio::test]
+async fn a_backup_from_before_a_key_was_destroyed_is_restored_without_what_was_under_it_and_says_so() {
+    let two = crate::keys::Two::spawn().await;
+    let lost = two.app.submitter().submit(&entry()).await;
+    let there = Elsewhere::of(&two.app);
+    there.back_up(&two.app, "backup");
+    two.rotate().await;
+    crate::keys::reencrypt(&two.app).await;
+    two.both(&json!({"operation": "key_destroy", "version": 1})).await;
+    std::fs::copy(two.app.dir().join("keys/keyring"), there.path("keyring")).unwrap();
+    let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+    let more: &[(&str, &Path)] = if blind { &[("", Path::new("--blind"))] } else { &[] };
+    let said = there.restore(0, &two.app, "backup", "new", more);
+    assert!(said.contains("destroyed after the backup: they are GONE"), "{said}");
+    let new = there.path("new");
+    let output = program().args(["verify", "--json", "--dir"]).arg(&new).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let server = serve(&new, &[]).unwrap();
+    let at = format!("{}/v1/entries/{}/reveal", server.url, lost["id"].as_str().unwrap());
+    let shown = crate::app::http().post(at).bearer_auth(&two.app.officer().token);
+    assert_eq!(shown.json(&json!({"reason": {"code": "HCOMPL"}})).send().await.unwrap().status().as_u16(), 410);
+    server.stop();
+    two.app.finish();
+}

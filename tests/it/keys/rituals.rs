@@ -19,8 +19,8 @@ fn plain(text: &str) -> String {
         let words: Vec<String> = words.map(|word| word.replace(|c: char| c.is_ascii_digit(), "#")).collect();
         let is_id = |it: &str| {
             let hex = it.trim_matches(|c: char| ":.,".contains(c));
-            hex.len() >= 16 && hex.chars().all(|c| c.is_ascii_hexdigit() || "#-".contains(c))
-                || it.contains('+')
+            hex.len() >= 8 && hex.chars().all(|c| c.is_ascii_hexdigit() || "#-".contains(c))
+                || it.len() > 60
                 || it.starts_with("apr-")
                 || it.starts_with("tok-")
                 || it.starts_with("hold-")
@@ -151,7 +151,15 @@ async fn the_page_of_rituals_is_what_happens() {
             Some((who, command)) => {
                 commands += 1;
                 // The first token that was made is the second administrator's.
+                // A running vault has entries that no checkpoint covers yet, now more and now fewer.
+                let still = command.starts_with("phivault verify");
+                if still {
+                    desk.two.app.stop();
+                }
                 let printed = desk.run(who, command);
+                if still {
+                    desk.two.app.start();
+                }
                 written.push_str(&format!("{line}\n{}", printed.trim_end()));
                 if !printed.trim().is_empty() {
                     written.push('\n');
