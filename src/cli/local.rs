@@ -50,6 +50,20 @@ pub fn harden() -> anyhow::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("the process memory could not be made private")
 }
 
+/// Keeps keys out of swap, where the system lets this process lock all of its memory (`LimitMEMLOCK=infinity`); under a limit an
+/// allocation could fail later, so then nothing is locked.
+pub fn lock_memory() {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    use rustix::process::{Resource, getrlimit};
+    let unlimited = getrlimit(Resource::Memlock).current.is_none();
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    if unlimited && mlockall(flags).is_ok() {
+        tracing::info!("all memory is locked: keys do not get into swap");
+    } else {
+        tracing::info!("memory is not locked (no LimitMEMLOCK=infinity): encrypt the swap, or have none");
+    }
+}
+
 /// The key files that the settings name.
 pub fn key_paths(settings: &Settings) -> KeyPaths {
     let keys = &settings.keys;

@@ -37,6 +37,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&args.config, std::env::vars())?;
     telemetry::start(&settings.log).map_err(|error| anyhow!(error))?;
+    local::lock_memory();
     let unlock = local::unlock(&settings)?;
     let vault = Arc::new(local::open(&settings, &unlock)?);
     drop(unlock);

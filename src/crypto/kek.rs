@@ -153,6 +153,11 @@ impl Kek {
         &self.id
     }
 
+    /// The key's bytes, for those who look whether they stand where they must not.
+    pub fn secret(&self) -> &[u8; 32] {
+        self.key.expose()
+    }
+
     /// The key, for the keyring to use.
     pub(super) fn key(&self) -> &Secret {
         &self.key

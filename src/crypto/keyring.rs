@@ -243,6 +243,16 @@ impl Keyring {
         &self.index_keys
     }
 
+    /// Every secret by what it is, for those who look whether they stand where they must not.
+    pub fn secrets(&self) -> impl Iterator<Item = (String, &[u8; 32])> {
+        let versions = self.versions.iter().map(|it| (format!("data key {}", it.version), it.key.as_ref()));
+        let buckets = self.buckets.iter().map(|it| (format!("bucket {}", it.id), it.secret.as_ref()));
+        let index = self.index_keys.iter().map(|it| (format!("index key {}", it.version), Some(&it.key)));
+        let own = [("state key".to_owned(), Some(&self.state_key)), ("cursor key".to_owned(), Some(&self.cursor_key))];
+        let all = versions.chain(buckets).chain(index).chain(own);
+        all.filter_map(|(what, secret)| Some((what, secret?.expose())))
+    }
+
     /// The key that authenticates state rows.
     pub fn state_key(&self) -> &Secret {
         &self.state_key

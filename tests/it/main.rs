@@ -16,6 +16,7 @@ mod ingest;
 mod keys;
 mod kill;
 mod ledger;
+mod memory;
 mod permissions;
 mod rotate;
 mod search;

@@ -22,6 +22,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGTERM; the server must end by itself with exit code 0.
     pub fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
