@@ -68,12 +68,28 @@ pub struct Keys {
     pub key_file: Option<PathBuf>,
     /// A command whose standard output is the key, such as that of a KMS or HSM; program and arguments.
     pub command: Option<Vec<String>>,
+    /// A key in a security module.
+    pub pkcs11: Option<Pkcs11>,
     /// Entries a second that a re-encryption moves unless it is asked for another rate; 0: no bound.
     pub reencrypt_per_second: u64,
     /// Days after which a new data-key version is made by itself; 0: never.
     pub rotate_days: i64,
     /// How long backups of the keyring and the database are kept, days.
     pub backup_days: i64,
+}
+
+/// `[keys.pkcs11]`
+#[derive(Deserialize, serde::Serialize, Clone, PartialEq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11 {
+    /// The PKCS #11 library.
+    pub module: PathBuf,
+    /// The label of the token.
+    pub token: String,
+    /// The label of the key.
+    pub key: String,
+    /// A file with the user's PIN.
+    pub pin_file: PathBuf,
 }
 
 /// `[admin]`
@@ -194,6 +210,7 @@ impl Default for Keys {
             passphrase_fd: None,
             key_file: None,
             command: None,
+            pkcs11: None,
             reencrypt_per_second: 5_000,
             rotate_days: 90,
             backup_days: 30,
@@ -345,11 +362,12 @@ impl Settings {
             keys.passphrase_fd.is_some(),
             keys.key_file.is_some(),
             keys.command.is_some(),
+            keys.pkcs11.is_some(),
         ];
         let rules = [
             (
                 ways.into_iter().filter(|it| *it).count() <= 1,
-                "keys: set one of passphrase_file, passphrase_fd, key_file and command, not several.",
+                "keys: set one of passphrase_file, passphrase_fd, key_file, command and pkcs11, not several.",
             ),
             ((1..=64 << 20).contains(&limits.body_bytes), "limits.body_bytes is 1 to 67108864."),
             ((1..=256 << 20).contains(&limits.batch_bytes), "limits.batch_bytes is 1 to 268435456."),

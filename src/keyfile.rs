@@ -172,7 +172,7 @@ pub fn read_key_file(path: &Path) -> Result<Unlock, FileError> {
 /// A key written as 64 hex digits.
 pub fn key_of_text(text: &str) -> Option<Unlock> {
     let bytes = hex::decode(text.trim()).map(Zeroizing::new).ok()?;
-    Secret::from_slice(&bytes).map(Unlock::KeyFile)
+    Unlock::of_key(&bytes)
 }
 
 /// Makes a key file with fresh random digits.

@@ -139,6 +139,7 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
         key_file: args.key_file.as_deref(),
+        pkcs11: None,
         blind: args.blind,
     };
     keyfile::create_private(&dir.join("phivault.toml"), init::settings_text(&how)?.as_bytes())?;

@@ -11,6 +11,9 @@ use crate::domain::caller::Role;
 use crate::keyfile;
 use crate::vault::{self, Cost, Creation, MIN_PASSPHRASE_BYTES, Unlock};
 
+use crate::config::Pkcs11;
+
+use super::hsm::{self, Pkcs11Args};
 use super::local;
 
 /// Make a vault: database, keyring, signing key, lock and settings, and the first admin token
@@ -38,6 +41,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE", group = "unlock")]
     key_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    pkcs11: Pkcs11Args,
+
     /// Blind patient ids on disk (recommended for production)
     #[arg(long)]
     blind: bool,
@@ -63,13 +69,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if settings_file.exists() {
         bail!("There is a vault at {} already. Nothing was changed.", args.dir.display());
     }
-    let unlock = match &args.key_file {
-        Some(path) => keyfile::read_key_file(path)?,
-        None => new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, WAYS)?,
+    let pkcs11 = args.pkcs11.given();
+    let unlock = match (&args.key_file, &pkcs11) {
+        (Some(path), _) => keyfile::read_key_file(path)?,
+        (None, Some(pkcs11)) => hsm::unlock(pkcs11)?,
+        (None, None) => new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, WAYS)?,
     };
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
         key_file: args.key_file.as_deref(),
+        pkcs11: pkcs11.as_ref(),
         blind: args.blind,
     };
     crate::telemetry::start(&crate::config::Log { level: "warn".into(), ..Default::default() })
@@ -92,6 +101,8 @@ pub struct Unlocking<'a> {
     pub passphrase_file: Option<&'a Path>,
     /// Where the key file is.
     pub key_file: Option<&'a Path>,
+    /// Which key of a security module.
+    pub pkcs11: Option<&'a Pkcs11>,
     /// Whether patient ids are blinded.
     pub blind: bool,
 }
@@ -146,6 +157,12 @@ pub(super) fn settings_text(how: &Unlocking<'_>) -> anyhow::Result<String> {
             let path = path.canonicalize().with_context(|| format!("{} cannot be found", path.display()))?;
             text.push_str(&format!("{name} = {}\n", toml::Value::from(path.display().to_string())));
         }
+    }
+    if let Some(pkcs11) = how.pkcs11 {
+        text.push_str(&format!(
+            "\n[keys.pkcs11]\n{}",
+            toml::to_string(pkcs11).context("The settings cannot be written")?
+        ));
     }
     let patient_ids = if how.blind { "blind" } else { "plain" };
     text.push_str(&format!("\n[entries]\npatient_ids = \"{patient_ids}\"\n"));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::cli::admin::{self, Because};
 use crate::cli::client::terminal::{self, moment};
 use crate::cli::client::{Client, ConnectArgs};
+use crate::cli::hsm::{self, Pkcs11Args};
 use crate::cli::init;
 use crate::keyfile;
 use crate::vault::{Cost, MAIN_SLOT, Slot};
@@ -123,6 +124,9 @@ struct SlotArgs {
     #[arg(long, value_name = "FILE")]
     new_key_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    pkcs11: Pkcs11Args,
+
     /// Memory for stretching the passphrase, MiB (Argon2id, RFC 9106)
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
     argon2_mib: u32,
@@ -182,12 +186,13 @@ async fn put_slot(name: &str, args: SlotArgs, replaces: bool) -> anyhow::Result<
             names.join(", ")
         );
     }
-    let unlock = match &args.new_key_file {
-        Some(path) => keyfile::read_key_file(path)?,
-        None if args.new_passphrase_file.is_none() && std::env::var_os("PHIVAULT_PASSPHRASE").is_some() => {
+    let unlock = match (&args.new_key_file, args.pkcs11.given()) {
+        (Some(path), _) => keyfile::read_key_file(path)?,
+        (None, Some(pkcs11)) => hsm::unlock(&pkcs11)?,
+        (None, None) if args.new_passphrase_file.is_none() && std::env::var_os("PHIVAULT_PASSPHRASE").is_some() => {
             bail!("PHIVAULT_PASSPHRASE is set, and is likely the old one. Give --new-passphrase-file, or unset it.");
         }
-        None => init::new_passphrase(
+        (None, None) => init::new_passphrase(
             args.new_passphrase_file.as_deref(),
             None,
             "give --new-passphrase-file or --new-key-file, or run it on a terminal",

@@ -135,6 +135,9 @@ pub fn unlock(settings: &Settings) -> anyhow::Result<Unlock> {
     if let Some(path) = &keys.key_file {
         return Ok(keyfile::read_key_file(path)?);
     }
+    if let Some(pkcs11) = &keys.pkcs11 {
+        return super::hsm::unlock(pkcs11);
+    }
     if let Some(command) = &keys.command {
         return key_of_command(command);
     }

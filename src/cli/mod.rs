@@ -9,6 +9,7 @@ pub mod backup;
 pub mod client;
 pub mod demo;
 pub mod evidence;
+pub mod hsm;
 pub mod import;
 pub mod init;
 pub mod keys;

@@ -49,6 +49,13 @@ pub enum Unlock {
     KeyFile(Secret),
 }
 
+impl Unlock {
+    /// From the 32 bytes of a key; `None` for any other number.
+    pub fn of_key(bytes: &[u8]) -> Option<Self> {
+        Secret::from_slice(bytes).map(Self::KeyFile)
+    }
+}
+
 impl std::fmt::Debug for Unlock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

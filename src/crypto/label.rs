@@ -17,6 +17,9 @@ pub const KEK: &[u8] = b"phivault/v1/kek";
 pub const KEK_ID: &[u8] = b"phivault/v1/name-of-kek";
 /// Key and nonce that wrap the keyring's master key for a slot (HKDF info).
 pub const SLOT: &[u8] = b"phivault/v1/slot";
+/// What a security module computes HMAC-SHA-256 over, for the keyring to be opened with.
+#[cfg(feature = "pkcs11")]
+pub const PKCS11: &[u8] = b"phivault/v1/hsm";
 /// Key and nonce of the keyring body (HKDF info).
 pub const KEYRING: &[u8] = b"phivault/v1/ring";
 /// Blind index of a patient id (HMAC).

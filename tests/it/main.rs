@@ -18,6 +18,8 @@ mod kill;
 mod ledger;
 mod memory;
 mod permissions;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod rotate;
 mod search;
 mod synthea;
