@@ -170,6 +170,13 @@ fn done(answer: &Value) -> String {
             until()
         );
     }
+    if !answer["index_versions"].is_null() {
+        let versions: Vec<_> = answer["index_versions"].as_array().into_iter().flatten().map(text).collect();
+        return format!(
+            "Keys of the blind index: {}; the last one is used for new entries. {backed_up}",
+            versions.join(", ")
+        );
+    }
     if !answer["slots"].is_null() {
         let names: Vec<_> = answer["slots"].as_array().into_iter().flatten().map(text).collect();
         return format!(

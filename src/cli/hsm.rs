@@ -48,8 +48,6 @@ pub fn unlock(wanted: &Pkcs11) -> anyhow::Result<Unlock> {
     use cryptoki::session::UserType;
     use cryptoki::types::AuthPin;
 
-    use crate::crypto::label;
-
     let Pkcs11 { module, token, key, pin_file } = wanted;
     let pin = crate::keyfile::read_private(pin_file, "PIN file")?;
     let pin = AuthPin::from(pin.trim_end().to_owned());
@@ -70,7 +68,7 @@ pub fn unlock(wanted: &Pkcs11) -> anyhow::Result<Unlock> {
     let [handle] = found[..] else {
         bail!("The token {token:?} has {} secret keys labelled {key:?}; exactly one is needed.", found.len())
     };
-    let made = session.sign(&Mechanism::Sha256Hmac, handle, label::PKCS11).with_context(|| {
+    let made = session.sign(&Mechanism::Sha256Hmac, handle, Unlock::MODULE_MESSAGE).with_context(|| {
         format!("The key {key:?} cannot compute HMAC-SHA-256; make a generic secret key that may sign")
     })?;
     let made = zeroize::Zeroizing::new(made);

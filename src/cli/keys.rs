@@ -42,6 +42,12 @@ enum Command {
     /// The ledger announces it, and one checkpoint is signed by both keys. Older checkpoints and receipts stay valid under the
     /// older public key, so keep that one too. Give the new one to auditors and witnesses, and back up the key file.
     RotateSigning(Because),
+    /// Make a new key for the blind index of patient ids; older entries are still found under theirs
+    RotateIndex(Because),
+    /// Destroy an older key of the blind index; a second administrator approves it
+    ///
+    /// Entries of its time are then not found by the patient's id any more, and nobody can tell from the disk whose they were.
+    DestroyIndex(Destroy),
     /// Move everything to the newest data key, in the background, and show how far it got
     ///
     /// Each value is opened and held against its commitment before it is sealed again. No leaf hash changes, no proof breaks.
@@ -161,6 +167,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let answer = change(&because, "rotate-signing").await?;
             let shown = serde_json::from_value(answer.clone()).context(UNEXPECTED)?;
             because.show(&answer, |_| new_signing_key(&shown))?;
+        }
+        Command::RotateIndex(because) => {
+            let answer = change(&because, "rotate-index").await?;
+            because.show(&answer, admin::asked)?;
+        }
+        Command::DestroyIndex(Destroy { version, because }) => {
+            return admin::ask(&because, json!({"operation": "index_destroy", "version": version})).await;
         }
         Command::ReEncrypt(args) => reencrypt(args).await?,
         Command::Destroy(Destroy { version, because }) => {

@@ -50,6 +50,10 @@ pub enum Unlock {
 }
 
 impl Unlock {
+    /// What a security module computes HMAC-SHA-256 over; the result is the key.
+    #[cfg(feature = "pkcs11")]
+    pub const MODULE_MESSAGE: &'static [u8] = label::PKCS11;
+
     /// From the 32 bytes of a key; `None` for any other number.
     pub fn of_key(bytes: &[u8]) -> Option<Self> {
         Secret::from_slice(bytes).map(Self::KeyFile)

@@ -238,6 +238,25 @@ impl Keyring {
         version && self.buckets.iter().any(|it| it.id == header.bucket)
     }
 
+    /// The next generation, with a new blind index key for new entries; the ones before still find what they index.
+    pub fn with_index_key(&self) -> Self {
+        let mut next = self.clone();
+        next.generation += 1;
+        let version = self.index_keys.last().map_or(1, |it| it.version + 1);
+        next.index_keys.push(IndexKey { version, key: Secret::random() });
+        next
+    }
+
+    /// The next generation, without an older blind index key; `None` when there is none of that version, or it is the newest.
+    pub fn without_index_key(&self, version: u32) -> Option<Self> {
+        let mut next = self.clone();
+        next.generation += 1;
+        let older = self.index_keys.split_last()?.1;
+        let place = older.iter().position(|it| it.version == version)?;
+        next.index_keys.remove(place);
+        Some(next)
+    }
+
     /// All blind index keys by rising version; the last one is used for new entries.
     pub fn index_keys(&self) -> &[IndexKey] {
         &self.index_keys
@@ -373,6 +392,17 @@ mod tests {
         new["wraps"] = old["wraps"].take();
         let mixed = format!("{new}\n{}\n", two.lines().nth(1).unwrap());
         assert_eq!(Keyring::decode(&mixed, &unlock(1)).err(), Some(KeyringError::Altered));
+    }
+
+    #[test]
+    fn an_older_index_key_goes_and_the_newest_stays() {
+        let ring = rich().with_index_key().with_index_key();
+        let versions = |ring: &Keyring| ring.index_keys().iter().map(|it| it.version).collect::<Vec<_>>();
+        assert_eq!(versions(&ring), [1, 2, 3]);
+        assert_eq!(versions(&ring.without_index_key(2).unwrap()), [1, 3]);
+        assert!(ring.without_index_key(3).is_none() && ring.without_index_key(9).is_none());
+        let (again, _) = Keyring::decode(&ring.encode(), &unlock(1)).unwrap();
+        assert_eq!(versions(&again), [1, 2, 3]);
     }
 
     #[test]

@@ -73,6 +73,7 @@ actions! {
     KEY_REWRAP "key_rewrap" Vault,
     KEY_SLOT "key_slot" Vault,
     KEY_BUCKET "key_bucket" Vault,
+    KEY_INDEX "key_index" Vault,
     APPROVAL "approval" Vault,
     HOLD_PLACE "hold_place" Vault,
     HOLD_LIFT "hold_lift" Vault,

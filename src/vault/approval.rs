@@ -21,6 +21,7 @@ use super::book;
 use super::disposal::{Disposed, Redacted};
 use super::error::VaultError;
 use super::fault;
+use super::indexing::IndexKeys;
 use super::record::{CheckedReason, Note, default_reason};
 use super::rekey::{Destroyed, Slots};
 use super::standing::{STATE_DIGEST, digest_of};
@@ -40,6 +41,11 @@ pub enum Operation {
     /// Destroys a retired data-key version that seals nothing any more.
     KeyDestroy {
         /// Which.
+        version: u32,
+    },
+    /// Destroys an older blind index key: nobody finds a patient's entries of its time by the patient's id any more.
+    IndexDestroy {
+        /// Its version.
         version: u32,
     },
     /// Adds a slot that opens the keyring, or replaces the one of that name.
@@ -82,7 +88,7 @@ impl Operation {
     /// What it is about, so that the same is not asked for twice at a time.
     fn target(&self) -> (Action, String) {
         let target = match self {
-            Self::KeyDestroy { version } => version.to_string(),
+            Self::KeyDestroy { version } | Self::IndexDestroy { version } => version.to_string(),
             Self::SlotPut { slot } => slot.name.clone(),
             Self::SlotRemove { name } => name.clone(),
             Self::Dispose { bucket } => bucket.to_string(),
@@ -96,6 +102,7 @@ impl Operation {
     fn action(&self) -> Action {
         match self {
             Self::KeyDestroy { .. } => Action::KEY_DESTROY,
+            Self::IndexDestroy { .. } => Action::KEY_INDEX,
             Self::SlotPut { .. } | Self::SlotRemove { .. } => Action::KEY_SLOT,
             Self::Dispose { .. } => Action::DISPOSE,
             Self::Redact { .. } => Action::REDACT,
@@ -105,7 +112,9 @@ impl Operation {
 
     fn permission(&self) -> Permission {
         match self {
-            Self::KeyDestroy { .. } | Self::SlotPut { .. } | Self::SlotRemove { .. } => Permission::RotateKeys,
+            Self::KeyDestroy { .. } | Self::IndexDestroy { .. } | Self::SlotPut { .. } | Self::SlotRemove { .. } => {
+                Permission::RotateKeys
+            }
             Self::Dispose { .. } | Self::Redact { .. } => Permission::Dispose,
             Self::AdminToken { .. } => Permission::ManageTokens,
         }
@@ -176,6 +185,8 @@ pub enum Asked {
 pub enum Done {
     /// A data-key version is gone.
     Destroyed(Destroyed),
+    /// The blind index keys changed.
+    Index(IndexKeys),
     /// The slots changed.
     Slots(Slots),
     /// A bucket was disposed of.
@@ -382,6 +393,12 @@ impl Vault {
                 self.destroyable(*version)?;
                 format!("destroys data-key version {version}, under which nothing is sealed")
             }
+            Operation::IndexDestroy { version } => {
+                self.index_without(*version)?;
+                format!(
+                    "destroys blind index key {version}: entries of its time are not found by the patient's id any more"
+                )
+            }
             Operation::SlotPut { slot } => {
                 let replaces = self.keys.ring().slots().iter().any(|it| it.name == slot.name);
                 self.slots_with(slot)?;
@@ -422,6 +439,7 @@ impl Vault {
     fn carry_out(&self, by: &By<'_>, operation: &Operation) -> Result<Done, VaultError> {
         Ok(match operation {
             Operation::KeyDestroy { version } => Done::Destroyed(self.destroy_key(by, *version)?),
+            Operation::IndexDestroy { version } => Done::Index(self.destroy_index(by, *version)?),
             Operation::SlotPut { slot } => Done::Slots(self.change_slots(by, &slot.name, |it| it.slots_with(slot))?),
             Operation::SlotRemove { name } => Done::Slots(self.change_slots(by, name, |it| it.slots_without(name))?),
             Operation::Dispose { bucket } => Done::Disposed(self.dispose(by, *bucket)?),

@@ -66,6 +66,8 @@ pub struct KeyList {
     pub slots: Vec<String>,
     /// The slot that this vault was started with.
     pub opened_with: String,
+    /// The versions of the blind index key.
+    pub index_versions: Vec<u32>,
 }
 
 /// One data-key version.
@@ -231,6 +233,7 @@ impl Vault {
             versions: versions.collect(),
             slots: ring.slots().iter().map(|it| it.name.clone()).collect(),
             opened_with: self.keys.opened_with.clone(),
+            index_versions: ring.index_keys().iter().map(|it| it.version).collect(),
         })
     }
 

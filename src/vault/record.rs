@@ -229,10 +229,11 @@ impl Vault {
         prepare_in(&self.keys, bucket, draft.meta, &draft.items)
     }
 
-    /// The forms a patient id may have on disk: in clear, and one per blind index key, for a vault may have been switched.
+    /// The forms a patient id may have on disk: one per blind index key, the newest first, and in clear, for a vault may have been
+    /// switched.
     pub(super) fn patient_forms(&self, id: &str) -> Vec<Patient> {
         let plain = Patient::Plain(id.to_owned());
-        self.keys.ring().index_keys().iter().map(|key| key.blind(id)).chain([plain]).collect()
+        self.keys.ring().index_keys().iter().rev().map(|key| key.blind(id)).chain([plain]).collect()
     }
 }
 

@@ -104,12 +104,11 @@ impl Vault {
             Some(before) => before,
             None => self.newest_under(&self.patient_forms(&patient), signed.size)?.ok_or(VaultError::NotFound)?,
         };
-        let (mut entries, mut next, mut form): (Vec<TrailEntry>, _, Option<Patient>) = (Vec::new(), None, None);
+        let (mut entries, mut form): (Vec<TrailEntry>, Option<Patient>) = (Vec::new(), None);
         let forms = self.patient_forms(&patient);
-        loop {
+        let next = loop {
             if entries.len() == MAX_ENTRIES {
-                next = Some(position);
-                break;
+                break Some(position);
             }
             if position >= signed.size {
                 return Err(VaultError::NotFound);
@@ -122,10 +121,12 @@ impl Vault {
             let hashes = hashes.iter().map(ToString::to_string).collect();
             entries.push(TrailEntry { index: row.sequence, leaf_data: hex::encode(leaf_bytes(&row)), hashes });
             if row.patient_number <= 1 {
-                break;
+                // The chain under this form of the id is whole; an older index key may have another.
+                let place = forms.iter().position(|it| Some(it) == form.as_ref()).unwrap_or(forms.len());
+                break self.newest_under(forms.get(place + 1..).unwrap_or_default(), signed.size)?;
             }
             position = row.patient_previous;
-        }
+        };
         Ok(Trail { format: FORMAT, checkpoint: signed.note, entries, next })
     }
 

@@ -8,11 +8,12 @@ use phivault::keyfile::read_verifier_key;
 use phivault::ledger::note::Note;
 use serde_json::{Value, json};
 
-use crate::app::{Answer, App, Client, entry, program, text, verify};
+use crate::app::{Answer, App, Client, Options, entry, program, text, verify};
 
 mod attacks;
 mod breach;
 mod crash;
+mod index;
 mod life;
 mod retention;
 mod rituals;
@@ -33,7 +34,10 @@ pub struct Two {
 
 impl Two {
     pub async fn spawn() -> Self {
-        let app = App::spawn().await;
+        let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+        // Keys rotate when a test says so, however many years it lets pass.
+        let env = vec![("PHIVAULT_KEYS__ROTATE_DAYS".to_owned(), "0".to_owned())];
+        let app = App::spawn_with(Options { blind, env }).await;
         let second = app.make_token(Role::Admin, "second-admin").await;
         Self { app, second }
     }
@@ -190,6 +194,29 @@ async fn a_re_encryption_keeps_its_pace_ends_with_the_server_and_goes_on_where_i
     assert!(done == total && done > 0 && done < 6_000, "{moved:#}");
     assert_eq!(reveal(&two.app, &first).await.json()["key_version"], json!(2));
     two.app.finish();
+}
+
+#[tokio::test]
+async fn a_key_past_its_cryptoperiod_is_replaced_by_itself() {
+    let mut app = App::spawn().await;
+    app.stop();
+    app.set("PHIVAULT_TEST_DAYS_AHEAD", "89");
+    app.start();
+    app.stop();
+    app.set("PHIVAULT_TEST_DAYS_AHEAD", "91");
+    app.start();
+    let began = Instant::now();
+    let keys = loop {
+        let keys = app.auditor().get("/v1/keys").await.json();
+        if keys["active"] != json!(1) {
+            break keys;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it was due for a day: {keys:#}");
+    };
+    assert_eq!((&keys["active"], &keys["versions"][0]["state"]), (&json!(2), &json!("retired")), "{keys:#}");
+    let found = app.auditor().get("/v1/entries?action=key_rotate").await.json();
+    assert_eq!(found["entries"][0]["actor"]["id"], "phivault", "{found:#}");
+    app.finish();
 }
 
 #[tokio::test]
