@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
-use crate::domain::meta::{Meta, Record};
+use crate::domain::meta::{Meta, Patient, Record, is_patient_type};
 use crate::domain::query::{Filter, QueryIn};
 use crate::domain::rules::{MAX_TEXT_BYTES, identifier};
 use crate::domain::submission::{ReasonIn, object};
@@ -100,19 +100,37 @@ pub struct Hold {
 pub(super) type Holds<'a> = MutexGuard<'a, BTreeMap<String, Hold>>;
 
 /// The filters of the holds in force, by their names.
-pub(super) struct InForce(Vec<(String, Filter)>);
+pub(super) struct InForce {
+    filters: Vec<(String, Filter)>,
+    /// The versions of the blind index that can still be told apart.
+    index_versions: Vec<u32>,
+}
 
 impl InForce {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.filters.is_empty()
     }
 
     /// The names of the holds that cover an entry. What cannot be read is covered by all.
     pub(super) fn covering<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a str> {
         let meta = Meta::decode(&row.meta).ok();
-        let covers =
-            move |filter: &Filter| meta.as_ref().is_none_or(|meta| filter.matches(meta, Timestamp(row.received_at)));
-        self.0.iter().filter(move |(_, filter)| covers(filter)).map(|(name, _)| name.as_str())
+        let at = Timestamp(row.received_at);
+        // Once an index key is destroyed nobody can tell whose an entry of its time is, so it is taken for each patient's.
+        let unknown = |patient: &Patient| matches!(patient, Patient::Blind { version, .. } if !self.index_versions.contains(version));
+        let anybodys = meta.as_ref().is_some_and(|meta| meta.patients().any(|it| unknown(&it)));
+        let covers = move |filter: &Filter| {
+            let Some(meta) = &meta else { return true };
+            let rest = || Filter { patient: None, ..filter.clone() };
+            filter.matches(meta, at) || (anybodys && filter.patient.is_some() && rest().matches(meta, at))
+        };
+        self.filters.iter().filter(move |(_, filter)| covers(filter)).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether one of them is about a patient.
+    pub(super) fn names_a_patient(&self) -> bool {
+        let of_patient =
+            |filter: &Filter| filter.patient.is_some() || filter.record_type.as_deref().is_some_and(is_patient_type);
+        self.filters.iter().any(|(_, filter)| of_patient(filter))
     }
 }
 
@@ -201,7 +219,8 @@ impl Vault {
         }
         let live = holds.values().filter(|it| it.lifted_at.is_none());
         let filters = live.map(|it| Ok((it.name.clone(), self.filter_of(&it.scope)?)));
-        filters.collect::<Result<_, VaultError>>().map(InForce)
+        let index_versions = self.keys.ring().index_keys().iter().map(|it| it.version).collect();
+        Ok(InForce { filters: filters.collect::<Result<_, VaultError>>()?, index_versions })
     }
 
     /// Which holds cover records of which buckets. All entries are read, for the index is not to be believed.

@@ -49,6 +49,10 @@ impl Vault {
 
     /// The keyring without an older index key.
     pub(super) fn index_without(&self, version: u32) -> Result<Keyring, VaultError> {
+        if self.in_force(&self.holds())?.names_a_patient() {
+            let detail = "A legal hold on a patient is in force; without this key nobody could tell which older entries it covers.";
+            return Err(refused("", "held", detail));
+        }
         self.keys.ring().without_index_key(version).ok_or_else(|| {
             let detail = "There is no older index key of that version; the newest one is in use.";
             refused("/version", "unknown_version", detail)

@@ -46,9 +46,23 @@ async fn entries_are_found_under_every_index_key_until_it_is_destroyed() {
     assert_eq!((older["entries"].as_array().unwrap().len(), &older["next"]), (1, &Value::Null), "{older:#}");
     assert_eq!(older["entries"][0]["index"], first["sequence"]);
     assert_eq!(two.refused(&json!({"operation": "index_destroy", "version": 2})).await, "unknown_version");
+    let body =
+        json!({"name": "case", "authority": "court", "scope": {"patient": "MRN-12345"}, "reason": {"code": "HLEGAL"}});
+    let hold = two.app.officer().post("/v1/holds", &body).await.json();
+    assert_eq!(hold["covered_when_placed"], json!(4), "under every key: {hold:#}");
+    assert_eq!(two.refused(&json!({"operation": "index_destroy", "version": 1})).await, "held");
+    let path = format!("/v1/holds/{}/lift", hold["id"].as_str().unwrap());
+    assert_eq!(two.app.officer().post(&path, &json!({"reason": {"code": "HLEGAL"}})).await.status, 200);
     let done = two.both(&json!({"operation": "index_destroy", "version": 1})).await;
     assert_eq!(done["index_versions"], json!([2]));
     assert_eq!(found(&two.app).await, 3, "the first one is not found by its patient any more");
+    // Nobody can tell whose the first one is, so a hold on any patient covers it.
+    let mut body = body;
+    body["scope"] = json!({"patient": "MRN-999"});
+    assert_eq!(two.app.officer().post("/v1/holds", &body).await.status, 201);
+    let redact = |it: &Value| json!({"operation": "redact", "entry": it["id"], "authority": "order"});
+    assert_eq!(two.refused(&redact(&first)).await, "held");
+    two.both(&redact(&last)).await;
     let shown = two.app.officer().get(&format!("/v1/entries/{}", first["id"].as_str().unwrap())).await;
     assert_eq!(shown.status, 200);
     two.app.finish();
