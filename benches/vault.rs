@@ -22,6 +22,8 @@ use phivault::vault::{self, AccessAsked, Cost, Creation, Opening, Outcome, Reenc
 use rusqlite::{Connection, params};
 
 const BATCH: usize = 500;
+/// How long submissions are timed.
+const PACE: Duration = Duration::from_secs(4);
 const USERS: u64 = 2_000;
 const PATIENTS: u64 = 200_000;
 const REASONS: &str = include_str!("../config/reasons.toml");
@@ -49,6 +51,7 @@ fn main() {
     let vault = Arc::new(open(dir));
     let blocks = append(&vault, entries);
     let ids = probe(&vault, entries);
+    let paces = paces(&vault);
     let moved = reencrypt(&vault);
     vault.settle().expect("the vault seals");
     vault.stop().expect("the vault stops");
@@ -66,6 +69,9 @@ fn main() {
     row("re-encryption, entries a second", moved, None);
     row("keyless verify, all cores, entries a second", keyless, None);
     row("verify with keys, all cores, entries a second", with_keys, None);
+    for (what, microseconds) in paces {
+        println!("{what:<44} {:>11.0} us", microseconds);
+    }
     for (what, microseconds) in ids {
         println!("{what:<44} {:>11.0} us", microseconds);
     }
@@ -192,6 +198,56 @@ fn reencrypt(vault: &Vault) -> f64 {
     }
     assert!(far.problem.is_none() && far.damaged == 0 && far.done == far.total, "the re-encryption is whole");
     far.done as f64 / began.elapsed().as_secs_f64()
+}
+
+/// The 99th percentile of single submissions from two applications, microseconds: alone, while keys rotate, while values move.
+fn paces(vault: &Arc<Vault>) -> Vec<(&'static str, f64)> {
+    let admin = caller(Role::Admin);
+    let reason = || ReasonIn { code: Some("HSYSADMIN".into()), ..ReasonIn::default() };
+    let mut out = vec![("one submission, p99, alone", p99(vault, || std::thread::sleep(PACE)))];
+    let rotate = || {
+        let end = Instant::now() + PACE;
+        while Instant::now() < end {
+            vault.rotate_keys(&admin, reason()).expect("the keys rotate");
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    };
+    out.push(("one submission, p99, keys rotate 4/s", p99(vault, rotate)));
+    let per_second = Some((vault.ledger_size() / 40).max(5_000));
+    let asked = ReencryptIn { per_second, reason: Some(reason()) };
+    vault.reencrypt(&admin, asked).expect("it begins");
+    out.push(("one submission, p99, paced re-encryption", p99(vault, || std::thread::sleep(PACE))));
+    while vault.reencryption(&admin).expect("it tells").running {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    out
+}
+
+fn p99(vault: &Arc<Vault>, meanwhile: impl FnOnce()) -> f64 {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut all: Vec<f64> = std::thread::scope(|scope| {
+        let submitters: Vec<_> = (0..2)
+            .map(|n| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let (mut random, mut times) = (SplitMix64(n), Vec::new());
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let line = submission(&mut random, times.len());
+                        times.push(once(|| {
+                            let line = json::parse::<Submission>(line.as_bytes());
+                            vault.submit_batch(&caller(Role::Submitter), [line], false).expect("no request fails");
+                        }));
+                    }
+                    times
+                })
+            })
+            .collect();
+        meanwhile();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        submitters.into_iter().flat_map(|it| it.join().expect("a submitter does not panic")).collect()
+    });
+    all.sort_by(f64::total_cmp);
+    all[all.len() * 99 / 100]
 }
 
 /// The same stored bytes into one bare table: same batch, same pragmas, nothing else.

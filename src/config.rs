@@ -62,6 +62,8 @@ pub struct Keys {
     pub lock: PathBuf,
     /// A file with the passphrase.
     pub passphrase_file: Option<PathBuf>,
+    /// A file with 64 hex digits that the passphrase counts only together with.
+    pub pepper_file: Option<PathBuf>,
     /// An open file descriptor with the passphrase.
     pub passphrase_fd: Option<i32>,
     /// A key file instead of a passphrase.
@@ -208,6 +210,7 @@ impl Default for Keys {
             lock: "keys/checkpoint.lock".into(),
             passphrase_file: None,
             passphrase_fd: None,
+            pepper_file: None,
             key_file: None,
             command: None,
             pkcs11: None,
@@ -341,6 +344,7 @@ impl Settings {
         let evidence = &mut self.evidence;
         let optional = [
             keys.passphrase_file.as_mut(),
+            keys.pepper_file.as_mut(),
             keys.key_file.as_mut(),
             self.entries.reasons.as_mut(),
             self.entries.retention.as_mut(),

@@ -169,6 +169,21 @@ pub fn read_key_file(path: &Path) -> Result<Unlock, FileError> {
     })
 }
 
+/// A pepper: 64 hex digits in a private file.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_pepper(path: &Path) -> Result<Secret, FileError> {
+    let text = read_private(path, "pepper file")?;
+    let bytes = hex::decode(text.trim()).map(Zeroizing::new).ok();
+    bytes.and_then(|it| Secret::from_slice(&it)).ok_or_else(|| {
+        FileError::new(format!(
+            "The pepper file {} does not hold 64 hex digits (openssl rand -hex 32).",
+            path.display()
+        ))
+    })
+}
+
 /// A key written as 64 hex digits.
 pub fn key_of_text(text: &str) -> Option<Unlock> {
     let bytes = hex::decode(text.trim()).map(Zeroizing::new).ok()?;

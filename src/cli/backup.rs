@@ -66,6 +66,10 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
 
+    /// The pepper file, if the passphrase counts only together with one
+    #[arg(long, value_name = "FILE")]
+    pepper_file: Option<PathBuf>,
+
     /// The old vault kept patient ids blind, and so does this one
     #[arg(long)]
     blind: bool,
@@ -120,6 +124,7 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
             })?
         }
     };
+    let unlock = local::peppered(unlock, args.pepper_file.as_deref())?;
     let last_known = args.checkpoint.as_deref().map(read).transpose()?;
     keyfile::create_folder(&args.dir)?;
     let dir = args.dir.canonicalize().with_context(|| format!("The folder {} cannot be used", args.dir.display()))?;
@@ -139,6 +144,7 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
         key_file: args.key_file.as_deref(),
+        pepper_file: args.pepper_file.as_deref(),
         pkcs11: None,
         blind: args.blind,
     };

@@ -99,7 +99,13 @@ fn create(args: &Args) -> anyhow::Result<()> {
     let key_file = args.dir.join("unlock.key");
     keyfile::create_key_file(&key_file)?;
     let unlock = keyfile::read_key_file(&key_file)?;
-    let how = Unlocking { passphrase_file: None, key_file: Some(&key_file), pkcs11: None, blind: args.blind };
+    let how = Unlocking {
+        passphrase_file: None,
+        key_file: Some(&key_file),
+        pepper_file: None,
+        pkcs11: None,
+        blind: args.blind,
+    };
     let admin = make(&args.dir, &how, &unlock, Cost::default(), "demo.phivault.local")?;
     keyfile::create_private(&args.dir.join("admin.token"), format!("{admin}\n").as_bytes())?;
     eprintln!("A trial vault was made in {}.", args.dir.display());

@@ -37,6 +37,10 @@ pub struct Args {
     #[arg(long, value_name = "N", group = "unlock")]
     passphrase_fd: Option<i32>,
 
+    /// A file with 64 hex digits that the passphrase shall count only together with (make one: openssl rand -hex 32)
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    pepper_file: Option<PathBuf>,
+
     /// A key file with 64 hex digits instead of a passphrase (make one: openssl rand -hex 32)
     #[arg(long, value_name = "FILE", group = "unlock")]
     key_file: Option<PathBuf>,
@@ -73,11 +77,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let unlock = match (&args.key_file, &pkcs11) {
         (Some(path), _) => keyfile::read_key_file(path)?,
         (None, Some(pkcs11)) => hsm::unlock(pkcs11)?,
-        (None, None) => new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, WAYS)?,
+        (None, None) => {
+            let unlock = new_passphrase(args.passphrase_file.as_deref(), args.passphrase_fd, WAYS)?;
+            local::peppered(unlock, args.pepper_file.as_deref())?
+        }
     };
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
         key_file: args.key_file.as_deref(),
+        pepper_file: args.pepper_file.as_deref(),
         pkcs11: pkcs11.as_ref(),
         blind: args.blind,
     };
@@ -101,6 +109,8 @@ pub struct Unlocking<'a> {
     pub passphrase_file: Option<&'a Path>,
     /// Where the key file is.
     pub key_file: Option<&'a Path>,
+    /// Where the pepper is.
+    pub pepper_file: Option<&'a Path>,
     /// Which key of a security module.
     pub pkcs11: Option<&'a Pkcs11>,
     /// Whether patient ids are blinded.
@@ -152,7 +162,9 @@ pub(super) fn settings_text(how: &Unlocking<'_>) -> anyhow::Result<String> {
     text.push_str(
         "[keys]\nkeyring = \"keys/keyring\"\nsigning_key = \"keys/signing.key\"\nlock = \"keys/checkpoint.lock\"\n",
     );
-    for (name, path) in [("passphrase_file", how.passphrase_file), ("key_file", how.key_file)] {
+    let paths =
+        [("passphrase_file", how.passphrase_file), ("pepper_file", how.pepper_file), ("key_file", how.key_file)];
+    for (name, path) in paths {
         if let Some(path) = path {
             let path = path.canonicalize().with_context(|| format!("{} cannot be found", path.display()))?;
             text.push_str(&format!("{name} = {}\n", toml::Value::from(path.display().to_string())));

@@ -14,7 +14,7 @@ use crate::cli::admin::{self, Because};
 use crate::cli::client::terminal::{self, moment};
 use crate::cli::client::{Client, ConnectArgs};
 use crate::cli::hsm::{self, Pkcs11Args};
-use crate::cli::init;
+use crate::cli::{init, local};
 use crate::keyfile;
 use crate::vault::{Cost, MAIN_SLOT, Slot};
 
@@ -130,6 +130,10 @@ struct SlotArgs {
     #[arg(long, value_name = "FILE")]
     new_key_file: Option<PathBuf>,
 
+    /// A file with 64 hex digits that the new passphrase shall count only together with
+    #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
+    pepper_file: Option<PathBuf>,
+
     #[command(flatten)]
     pkcs11: Pkcs11Args,
 
@@ -211,6 +215,7 @@ async fn put_slot(name: &str, args: SlotArgs, replaces: bool) -> anyhow::Result<
             "give --new-passphrase-file or --new-key-file, or run it on a terminal",
         )?,
     };
+    let unlock = local::peppered(unlock, args.pepper_file.as_deref())?;
     let cost = Cost { memory_kib: args.argon2_mib * 1024, ..Cost::default() };
     let slot = Slot::of(name, &unlock, cost).context("the new slot could not be made")?;
     admin::ask(&args.because, json!({"operation": "slot_put", "slot": slot})).await

@@ -142,9 +142,21 @@ pub fn unlock(settings: &Settings) -> anyhow::Result<Unlock> {
         return key_of_command(command);
     }
     let ways = "set keys.passphrase_file, keys.passphrase_fd or keys.key_file, or start it on a terminal";
-    passphrase(keys.passphrase_file.as_deref(), keys.passphrase_fd, ways, || {
+    let unlock = passphrase(keys.passphrase_file.as_deref(), keys.passphrase_fd, ways, || {
         Ok(Zeroizing::new(rpassword::prompt_password("Passphrase of the keyring: ")?))
-    })
+    })?;
+    peppered(unlock, keys.pepper_file.as_deref())
+}
+
+/// The same with the pepper of a file, if there is one.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn peppered(unlock: Unlock, pepper: Option<&Path>) -> anyhow::Result<Unlock> {
+    match pepper {
+        None => Ok(unlock),
+        Some(path) => Ok(unlock.with_pepper(&keyfile::read_pepper(path)?)),
+    }
 }
 
 /// The key that a command writes to its standard output.

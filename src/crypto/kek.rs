@@ -54,6 +54,22 @@ impl Unlock {
     #[cfg(feature = "pkcs11")]
     pub const MODULE_MESSAGE: &'static [u8] = label::PKCS11;
 
+    /// A passphrase that counts only with a secret kept in a file beside it: guessing then needs that file as well. Anything else
+    /// is as it was.
+    pub fn with_pepper(self, pepper: &Secret) -> Self {
+        match self {
+            Self::Passphrase(text) => {
+                let mut both = Zeroizing::new(Vec::with_capacity(text.len() + 33));
+                both.extend_from_slice(&text);
+                // A passphrase is one line, so it holds no zero byte and the parts cannot run into each other.
+                both.push(0);
+                both.extend_from_slice(pepper.expose());
+                Self::Passphrase(both)
+            }
+            key => key,
+        }
+    }
+
     /// From the 32 bytes of a key; `None` for any other number.
     pub fn of_key(bytes: &[u8]) -> Option<Self> {
         Secret::from_slice(bytes).map(Self::KeyFile)
@@ -205,6 +221,20 @@ mod tests {
         let other = Kek::derive(kek.spec().clone(), &passphrase("correct horse batterz")).unwrap();
         assert!(kek.key() == again.key() && kek.id() == again.id());
         assert!(kek.key() != other.key() && kek.id() != other.id());
+    }
+
+    #[test]
+    fn a_pepper_makes_another_key_and_leaves_key_files_alone() {
+        let (one, other) = (Secret::new([1; 32]), Secret::new([2; 32]));
+        let spec = Kek::create(&passphrase("correct horse battery"), CHEAP).unwrap().spec().clone();
+        let id = |unlock: Unlock| Kek::derive(spec.clone(), &unlock).unwrap().id().to_owned();
+        let plain = id(passphrase("correct horse battery"));
+        let peppered = id(passphrase("correct horse battery").with_pepper(&one));
+        assert!(plain != peppered && peppered != id(passphrase("correct horse battery").with_pepper(&other)));
+        assert_eq!(peppered, id(passphrase("correct horse battery").with_pepper(&one)));
+        assert!(
+            matches!(Unlock::KeyFile(Secret::new([3; 32])).with_pepper(&one), Unlock::KeyFile(key) if key == Secret::new([3; 32]))
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Two, reason};
 use crate::app::{App, program, text};
 use crate::cli::{Cli, stderr, stdout};
+use crate::damage::refusal::serve;
 
 fn secret(path: &Path, content: &str) {
     std::fs::write(path, content).unwrap();
@@ -105,4 +106,30 @@ async fn a_command_gives_the_key_and_one_that_fails_is_told() {
     std::fs::write(&settings, plain).unwrap();
     app.start();
     app.finish();
+}
+
+#[tokio::test]
+async fn a_passphrase_with_a_pepper_opens_nothing_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        secret(&folder.path().join(name), content);
+        folder.path().join(name)
+    };
+    let passphrase = file("passphrase", "correct horse battery staple");
+    let (pepper, other) = (file("pepper", &"a1".repeat(32)), file("other", &"b2".repeat(32)));
+    let vault = folder.path().join("vault");
+    let mut init = program();
+    init.args(["init", "--argon2-mib", "8", "--dir"]).arg(&vault).arg("--passphrase-file").arg(&passphrase);
+    let output = init.arg("--pepper-file").arg(&pepper).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    serve(&vault, &[]).unwrap_or_else(|it| panic!("{}", it.said)).stop();
+    let settings = vault.join("phivault.toml");
+    let plain = std::fs::read_to_string(&settings).unwrap();
+    let without: Vec<_> = plain.lines().filter(|it| !it.starts_with("pepper_file")).collect();
+    let swapped = plain.replace(pepper.to_str().unwrap(), other.to_str().unwrap());
+    for wrong in [without.join("\n"), swapped] {
+        std::fs::write(&settings, wrong).unwrap();
+        let Err(refused) = serve(&vault, &[]) else { panic!("it started") };
+        assert!(refused.said.contains("not the one this keyring was locked with"), "{}", refused.said);
+    }
 }
