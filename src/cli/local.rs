@@ -1,6 +1,6 @@
 //! What the commands on the vault's own machine share: unlocking, opening, the clock, and keeping memory off the disk.
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead as _, IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -172,10 +172,13 @@ pub fn key_of_command(command: &[String]) -> anyhow::Result<Unlock> {
         .spawn()
         .with_context(|| format!("The command {program} of keys.command cannot be started"))?;
     let output = child.stdout.take().ok_or_else(|| anyhow!("{program} has no output"))?;
-    // Reading ends when the command closes its output, and then it has its time to end.
-    let reader = std::thread::spawn(move || {
+    let (sender, received) = std::sync::mpsc::channel();
+    // A thread of its own: something that the command left running may keep its output open.
+    std::thread::spawn(move || {
         let mut text = Zeroizing::new(String::with_capacity(MAX_PASSPHRASE_BYTES as usize));
-        output.take(MAX_PASSPHRASE_BYTES).read_to_string(&mut text).map(|_| text)
+        let read = std::io::BufReader::new(output.take(MAX_PASSPHRASE_BYTES)).read_line(&mut text);
+        // Whoever waits may have given up.
+        let _ = sender.send(read.ok().map(|_| text));
     });
     let end = std::time::Instant::now() + std::time::Duration::from_secs(COMMAND_SECONDS);
     let status = loop {
@@ -192,7 +195,8 @@ pub fn key_of_command(command: &[String]) -> anyhow::Result<Unlock> {
     if !status.success() {
         bail!("The command {program} of keys.command failed ({status}); its own message stands above.");
     }
-    let text = reader.join().ok().and_then(Result::ok);
+    let left = end.saturating_duration_since(std::time::Instant::now());
+    let text = received.recv_timeout(left).ok().flatten();
     let text = text.ok_or_else(|| anyhow!("The command {program} of keys.command did not write text."))?;
     keyfile::key_of_text(&text)
         .ok_or_else(|| anyhow!("The command {program} of keys.command must write 64 hex digits, and did not."))

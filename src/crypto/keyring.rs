@@ -210,9 +210,9 @@ impl Keyring {
         })
     }
 
-    /// The keys that seal again what is under older keys of the same bucket.
-    pub fn resealing(&self, header: Header) -> Option<SealKeys<'_>> {
-        let newest = self.newest();
+    /// The keys of a version that seal again what is under older keys of the same bucket.
+    pub fn resealing(&self, header: Header, version: u32) -> Option<SealKeys<'_>> {
+        let newest = self.versions.iter().find(|it| it.version == version)?;
         let bucket = self.buckets.iter().find(|it| it.id == header.bucket)?;
         Some(SealKeys {
             version: newest.version,

@@ -169,6 +169,7 @@ fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
         work.read(VKEY)?.trim_end_matches('\n').parse().map_err(|_| "The public key in the backup is damaged.")?;
     let own = open_checkpoint(&work.read(CHECKPOINT)?, key.name(), std::slice::from_ref(&key));
     let own = own.map_err(|error| format!("The checkpoint in the backup is not of its ledger: {error}."))?;
+    let own_size = own.size;
     let known = match &last_known {
         None => own,
         Some(note) => {
@@ -194,8 +195,9 @@ fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
     }
     std::fs::rename(work.path(DATABASE), &database).map_err(|error| format!("{}: {error}", database.display()))?;
     begin(keys, &text, &database, name)?;
+    let signed = if known.size <= report.entries { own_size.max(known.size) } else { own_size };
     let last_known = (known.size, known.root.to_string());
-    Ok(Restored { origin: key.name().to_owned(), last_known, entries: report.entries })
+    Ok(Restored { origin: key.name().to_owned(), last_known, entries: report.entries, signed })
 }
 
 /// Writes keyring, a new signing key, and a lock that begins the new ledger at what was restored.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::caller::{Caller, Permission};
-use crate::domain::meta::{Meta, Patient, Record};
+use crate::domain::meta::{BLIND_PREFIX, Meta, Patient, Record};
 use crate::domain::submission::ReasonIn;
 use crate::domain::time::Timestamp;
 use crate::store::Row;
@@ -93,10 +93,19 @@ pub struct RevealSeen {
 struct History {
     /// From which time which version sealed, by rising time.
     active: Vec<(i64, u32)>,
-    /// Re-encryptions of each sealed range, by its first entry: its end, and when it went to which version.
-    moves: BTreeMap<u64, (u64, Vec<(i64, u32)>)>,
+    /// Re-encryptions of each sealed range, by its first entry: its end, and what went when to which version.
+    moves: BTreeMap<u64, (u64, Vec<Move>)>,
     /// When values were erased, by certificate.
     erased: BTreeMap<Uuid, i64>,
+}
+
+/// A commit of a re-encryption.
+struct Move {
+    at: i64,
+    version: u32,
+    /// The entries that it went through.
+    first: u64,
+    last: u64,
 }
 
 impl History {
@@ -108,10 +117,12 @@ impl History {
         }
         match meta.action {
             Action::VAULT_CREATE => self.active.push((at, 1)),
-            Action::KEY_ROTATE => self.active.extend(version.map(|it| (at, it))),
+            Action::KEY_ROTATE | Action::VAULT_RESTORE => self.active.extend(version.map(|it| (at, it))),
             Action::KEY_REENCRYPT => {
                 if let (Some(from), Some(to), Some(version)) = (number("from"), number("to"), version) {
-                    self.moves.entry(from).or_insert((to, Vec::new())).1.push((at, version));
+                    let (first, last) = (number("first").unwrap_or(from), number("last").unwrap_or(to));
+                    let moves = &mut self.moves.entry(from).or_insert((to, Vec::new())).1;
+                    moves.push(Move { at, version, first, last });
                 }
             }
             Action::ERASE => {
@@ -136,16 +147,21 @@ impl History {
             let until = self.active.get(n + 1).map_or(i64::MAX, |(at, _)| *at);
             until.saturating_add(IN_FLIGHT) > born
         });
-        first.map(|(_, (_, version))| *version).any(|start| {
+        let current = seal::counted_under(&row.sealed).0;
+        let (mut was, mut explained) = (false, false);
+        for start in first.map(|(_, (_, version))| *version) {
             let (mut under, mut since) = (start, born);
-            for (at, next) in moves.iter().filter(|(at, next)| *at >= born && *next > start) {
-                if under == version && since < to && (*at).min(end) > from {
-                    return true;
-                }
+            let concerns =
+                |it: &&Move| it.at >= born && it.version > start && (it.first..=it.last).contains(&row.sequence);
+            for Move { at, version: next, .. } in moves.iter().filter(concerns) {
+                was |= under == version && since < to && (*at).min(end) > from;
                 (under, since) = (*next, *at);
             }
-            under == version && since < to && end > from
-        })
+            was |= under == version && since < to && end > from;
+            explained |= under == current;
+        }
+        // What the record itself shows goes before what the ledger tells: under-reporting a breach is the worse mistake.
+        was || (current == version && !explained && born < to)
     }
 }
 
@@ -209,6 +225,19 @@ impl Vault {
         Ok(history)
     }
 
+    /// The id of a blinded patient that an entry names, if its values still open.
+    fn name_in(&self, row: &Row, patient: &Patient) -> Result<Option<String>, VaultError> {
+        match self.open_row(row) {
+            Ok((clear, _)) => {
+                let blinded = decode(row)?;
+                let place = blinded.patients().position(|it| it == *patient);
+                Ok(place.and_then(|place| clear.patients().nth(place)).map(|it| it.id_text()))
+            }
+            Err(VaultError::Shredded(_) | VaultError::Integrity(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn every_row(&self, bound: u64, each: &mut dyn FnMut(&Row) -> Result<(), VaultError>) -> Result<(), VaultError> {
         let mut failed = None;
         self.store.scan(0..bound, &mut |row| {
@@ -243,17 +272,24 @@ impl Scope {
         self.entries += 1;
         self.entries_now += u64::from(seal::counted_under(&row.sealed).0 == self.version);
         *self.by_category.entry(meta.category.clone().unwrap_or_default()).or_default() += 1;
-        let Some(patient) = &meta.patient else { return Ok(()) };
+        // Entries name patients beside their own, such as a newborn in the mother's record.
+        for patient in meta.patients() {
+            self.count_patient(vault, row, &patient)?;
+        }
+        Ok(())
+    }
+
+    fn count_patient(&mut self, vault: &Vault, row: &Row, patient: &Patient) -> Result<(), VaultError> {
         let form = patient.id_text();
         *self.counts.entry(form.clone()).or_default() += 1;
         if self.counts.len() > MAX_LISTED {
             let detail = format!("This report would list more than {MAX_LISTED} patients; ask for a shorter time.");
             return Err(refused("from", "too_large", detail));
         }
-        if !self.names.contains_key(&form) || self.names[&form].starts_with("blind:") {
+        if self.names.get(&form).is_none_or(|it| it.starts_with(BLIND_PREFIX)) {
             let shown = match patient {
                 Patient::Plain(id) => id.clone(),
-                Patient::Blind { .. } => vault.view(row)?.patient.map_or(form.clone(), |it| it.id),
+                Patient::Blind { .. } => vault.name_in(row, patient)?.unwrap_or_else(|| form.clone()),
             };
             self.names.insert(form, shown);
         }

@@ -235,7 +235,7 @@ impl Vault {
 
     pub(super) fn resealer(&self) -> Resealer {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Resealer::new(self.store.apart(1), self.keys.clone(), self.ledger.clone(), queue)
+        Resealer::new(self.store.apart(1), self.keys.clone(), self.ledger.clone(), queue, self.stated.clone())
     }
 
     /// Whether the values of an entry can be erased.

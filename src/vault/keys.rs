@@ -35,13 +35,19 @@ pub(super) struct Keys {
     /// The digest of the file that holds it.
     digest: Mutex<String>,
     /// The slot that it was opened with.
-    pub(super) opened_with: String,
+    pub(super) opened_with: OpenedWith,
     /// What is about to be destroyed: nothing sealed under it may come in any more.
     barred: Mutex<Option<Barred>>,
     pub(super) paths: KeyPaths,
     /// Held while the keyring changes, so that changes come one after the other. True while the newest keyring is recorded
     /// but stands beside its place, because it could not be renamed.
     pub(super) unplaced: Mutex<bool>,
+}
+
+/// The slot that a vault was started with: what was under this name then.
+pub(super) struct OpenedWith {
+    pub(super) name: String,
+    pub(super) kek_id: String,
 }
 
 /// What is about to be destroyed.
@@ -136,7 +142,8 @@ impl Keys {
         let (ring, slot) = Keyring::decode(file, unlock).map_err(|source| refused(paths, source))?;
         tracing::info!(slot = %slot, "the keyring is open");
         let mut keys = Self::fresh(ring, paths);
-        keys.opened_with = slot;
+        let kek_id = keys.ring().slots().iter().find(|it| it.name == slot).map(|it| it.kek_id.clone());
+        keys.opened_with = OpenedWith { name: slot, kek_id: kek_id.unwrap_or_default() };
         *keys.digest.lock().unwrap_or_else(PoisonError::into_inner) = file_digest(file);
         Ok(keys)
     }
@@ -166,7 +173,7 @@ impl Keys {
         Self {
             ring: RwLock::new(Arc::new(ring)),
             digest: Mutex::default(),
-            opened_with: MAIN_SLOT.to_owned(),
+            opened_with: OpenedWith { name: MAIN_SLOT.to_owned(), kek_id: String::new() },
             barred: Mutex::default(),
             paths: paths.clone(),
             unplaced: Mutex::new(false),
@@ -232,7 +239,7 @@ impl Vault {
             active: ring.newest().version,
             versions: versions.collect(),
             slots: ring.slots().iter().map(|it| it.name.clone()).collect(),
-            opened_with: self.keys.opened_with.clone(),
+            opened_with: self.keys.opened_with.name.clone(),
             index_versions: ring.index_keys().iter().map(|it| it.version).collect(),
         })
     }

@@ -125,6 +125,7 @@ pub struct Vault {
     holds_untrusted: bool,
     /// Held while a request is approved or cancelled: one after the other.
     deciding: Mutex<()>,
+    stated: reseal::Stated,
     /// Held by whoever replaces sealed records, or begins or stops a re-encryption.
     reencryption: Mutex<Option<rekey::Running>>,
     progress: Arc<rekey::Progress>,

@@ -74,6 +74,9 @@ pub struct Restored {
     pub last_known: (u64, String),
     /// How many entries the backup holds.
     pub entries: u64,
+    /// How many of them a checkpoint of the old ledger covers: whatever comes after must open under the keys, for anybody could
+    /// have added it.
+    pub signed: u64,
 }
 
 /// What opening a vault needs.
@@ -210,7 +213,10 @@ impl Sound {
         let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
         let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
-        let damaged = trust::check_tail(&**store, &keys, sealed_to, ledger.checkpoint().size, is_new_ledger)?;
+        let damaged = {
+            let signed = opening.restored.as_ref().map_or(ledger.checkpoint().size, |it| it.signed);
+            trust::check_tail(&**store, &keys, sealed_to, signed, is_new_ledger)?
+        };
         let (standing, rows) = trust::state_rows(&**store, &ledger, &seal, &KINDS)?;
         let (tokens, mut untrusted) = Tokens::load(&rows, &standing, &keys);
         let (approvals, more) = book::load(&rows, approval::KIND, &standing, &keys);
@@ -306,6 +312,7 @@ impl Vault {
             holds: Mutex::new(holds),
             holds_untrusted,
             deciding: Mutex::default(),
+            stated: Arc::default(),
             reencryption: Mutex::default(),
             progress: Arc::default(),
             denials: Mutex::default(),
@@ -334,6 +341,7 @@ impl Vault {
             (KEYRING_GENERATION.to_owned(), ring.generation().to_string()),
             (LEDGER.to_owned(), self.ledger.origin().to_owned()),
             (VERIFIER_KEY.to_owned(), self.ledger.verifier_key().to_string()),
+            ("active_version".to_owned(), ring.newest().version.to_string()),
             ("continues".to_owned(), restored.origin.clone()),
             ("last_known_root".to_owned(), root.clone()),
             ("last_known_size".to_owned(), size.to_string()),

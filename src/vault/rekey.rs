@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use crate::crypto::keyring::KeyState;
 use crate::crypto::lock::{MAX_SLOTS, Slot};
-use crate::crypto::seal;
+use crate::crypto::seal::{self, Header};
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::meta::Meta;
 use crate::domain::submission::{ReasonIn, object};
 use crate::domain::time::Timestamp;
-use crate::store::{Row, SEGMENT, Store};
+use crate::store::{Row, SEGMENT, Store, Usage};
 
 use super::Vault;
 use super::approval::{By, refused};
@@ -142,7 +142,7 @@ impl Vault {
         note.facts.push(("active_version".into(), version.to_string()));
         self.record(note)?;
         let progress = self.progress.clone();
-        progress.begin(version, total(&*self.store, version)?);
+        progress.begin(version, total(&*self.store, &self.keys, version)?);
         let (stop, stopped) = channel();
         let mut mover = Mover { resealer: self.resealer(), progress, rate, version, stopped, began: Instant::now() };
         let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || mover.run());
@@ -255,7 +255,13 @@ impl Vault {
         match (before - slots.len(), slots.is_empty()) {
             (0, _) => Err(refused("/name", "unknown_slot", "There is no slot of that name.")),
             (_, true) => Err(refused("/name", "last_slot", "This is the last slot; nobody could open the keyring.")),
-            _ if name == self.keys.opened_with => {
+            _ if !slots.iter().any(|it| it.kek_id == self.keys.opened_with.kek_id)
+                && name != self.keys.opened_with.name =>
+            {
+                let detail = "The slot that the vault was started with was changed since, and nobody has shown that what is left opens the keyring. Restart the vault first.";
+                Err(refused("/name", "slot_unproven", detail))
+            }
+            _ if name == self.keys.opened_with.name => {
                 let detail = "The vault was started with this slot; nobody has shown since that another one opens. Start it with another one, then remove this.";
                 Err(refused("/name", "slot_in_use", detail))
             }
@@ -293,8 +299,10 @@ fn in_use(entries: i64) -> VaultError {
 }
 
 /// Entries under versions older than `version`.
-fn total(store: &dyn Store, version: u32) -> Result<u64, VaultError> {
-    let older = store.usage()?.into_iter().filter(|it| (1..version).contains(&it.version));
+fn total(store: &dyn Store, keys: &Keys, version: u32) -> Result<u64, VaultError> {
+    let ring = keys.ring();
+    let opens = |it: &Usage| ring.opening(Header { version: it.version, bucket: it.bucket }).is_some();
+    let older = store.usage()?.into_iter().filter(|it| (1..version).contains(&it.version) && opens(it));
     Ok(older.map(|it| u64::try_from(it.entries).unwrap_or(0)).sum())
 }
 
@@ -365,8 +373,8 @@ impl Mover {
                     action: Action::KEY_REENCRYPT,
                     facts: vec![("active_version".into(), version.to_string())],
                     note: None,
-                    wanted: &|_, sealed| older(seal::counted_under(sealed).0) && has_bucket(&keys, sealed),
-                    fate: &|row| again(&keys, row),
+                    wanted: &|_, sealed| older(seal::counted_under(sealed).0) && has_bucket(&keys, sealed, version),
+                    fate: &|row| again(&keys, row, version),
                     go_on: &|done| {
                         self.progress.damaged.fetch_add(done.damaged.len() as u64, Ordering::Relaxed);
                         self.progress.done.fetch_add(done.replaced, Ordering::Relaxed);
@@ -402,15 +410,16 @@ fn keep_pace(progress: &Progress, rate: u64, began: Instant, stopped: &Receiver<
 }
 
 /// Whether the bucket of a record is still there; what was disposed of is erased, not moved.
-fn has_bucket(keys: &Keys, sealed: &[u8]) -> bool {
-    seal::header(sealed).is_ok_and(|header| keys.ring().resealing(header).is_some())
+fn has_bucket(keys: &Keys, sealed: &[u8], version: u32) -> bool {
+    seal::header(sealed).is_ok_and(|header| keys.ring().resealing(header, version).is_some())
 }
 
-/// A record under the newest version, once it has shown that it is what the ledger committed to.
-fn again(keys: &Keys, row: &Row) -> Fate {
+/// A record under the version that everything moves to (the ledger says which, so it stays the same if the keys rotate
+/// meanwhile), once it has shown that it is what the ledger committed to.
+fn again(keys: &Keys, row: &Row, version: u32) -> Fate {
     let ring = keys.ring();
     let (Ok(header), Ok(meta)) = (seal::header(&row.sealed), Meta::borrow(&row.meta)) else { return Fate::Damaged };
-    match (ring.opening(header), ring.resealing(header)) {
+    match (ring.opening(header), ring.resealing(header, version)) {
         (Some(old), Some(new)) => {
             seal::reseal((&old, &new), meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment)
                 .map_or(Fate::Damaged, Fate::Replaced)

@@ -6,31 +6,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
 use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::entry::Receipt;
-use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::rules::Item;
 use crate::ledger::hash::Hash;
 use crate::ledger::tree::Edge;
-use crate::store::{Order, Row, Store, StoreError};
+use crate::store::{Row, Store, StoreError};
 
 use super::error::VaultError;
 use super::fault;
 use super::keys::Keys;
 use super::ledger::Ledger;
 use super::open::DAMAGED;
-use super::trust::leaf_of;
+use super::trust::{each_proven, leaf_of};
 use super::writer::{Job, Message, Queue, Raced, Resealed, own_meta, prepare, seal_leaf};
 
 /// The most records, and about the most bytes, of one commit.
 const MAX_RECORDS: usize = 4_096;
 const MAX_BYTES: usize = 16 << 20;
+
+/// What re-encryptions and erasures stated of each range, by its first entry: its end and root. Read when first needed, and kept for
+/// all who replace records.
+pub(super) type Stated = Arc<Mutex<Option<BTreeMap<u64, (u64, String)>>>>;
 
 /// What becomes of a record.
 pub(super) enum Fate {
@@ -68,26 +71,33 @@ pub(super) struct Resealer {
     pub(super) keys: Arc<Keys>,
     pub(super) queue: Queue,
     ledger: Arc<Ledger>,
-    /// What re-encryptions and erasures stated of each range, by its first entry: its end and root. Read when first needed.
-    stated: Option<BTreeMap<u64, (u64, String)>>,
+    stated: Stated,
     pending: Option<oneshot::Receiver<Result<Vec<Receipt>, Raced>>>,
 }
 
 impl Resealer {
-    pub(super) fn new(store: Arc<dyn Store>, keys: Arc<Keys>, ledger: Arc<Ledger>, queue: Queue) -> Self {
-        Self { store, keys, queue, ledger, stated: None, pending: None }
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        keys: Arc<Keys>,
+        ledger: Arc<Ledger>,
+        queue: Queue,
+        stated: Stated,
+    ) -> Self {
+        Self { store, keys, queue, ledger, stated, pending: None }
     }
 
     /// The root that was stated last of a range. The new root will vouch for every record of it, so what stands there now must be
     /// what was vouched for before: else a record that somebody altered would pass as genuine from then on.
-    fn stated(&mut self, range: &Range<u64>) -> Result<String, VaultError> {
-        if self.stated.is_none() {
-            self.stated = Some(self.statements()?);
+    fn stated(&self, range: &Range<u64>) -> Result<String, VaultError> {
+        let mut stated = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
+        if stated.is_none() {
+            *stated = Some(self.statements()?);
         }
-        let again = self.stated.as_ref().and_then(|it| it.get(&range.start)).filter(|(to, _)| *to == range.end);
-        if let Some((_, root)) = again {
+        if let Some((_, root)) = stated.as_ref().and_then(|it| it.get(&range.start)).filter(|(to, _)| *to == range.end)
+        {
             return Ok(root.clone());
         }
+        drop(stated);
         let row = self.store.rows(&[range.end])?.pop().ok_or_else(|| altered(range.end))?;
         let meta = self.proven(&row)?;
         match (meta.action, meta.fact("root")) {
@@ -96,28 +106,21 @@ impl Resealer {
         }
     }
 
-    /// All re-encryptions and erasures. The index may hide one; then an older root is expected, and the range refused.
+    /// All re-encryptions and erasures. Every entry is read and shown to be in the tree: who hid a statement could put older records
+    /// back, which an older statement vouches for.
     fn statements(&self) -> Result<BTreeMap<u64, (u64, String)>, VaultError> {
-        let actions = [Action::KEY_REENCRYPT, Action::ERASE, Action::REDACT];
-        let terms = [actions.map(|it| Term::new(Dimension::Action, &[it.name().as_bytes()])).to_vec()];
-        let (mut all, mut position) = (BTreeMap::new(), 0);
-        loop {
-            let found = self.store.find(&terms, position..self.store.size(), Order::OldestFirst, MAX_RECORDS)?;
-            for row in self.store.rows(&found.sequences)? {
-                let meta = Meta::decode(&row.meta).map_err(|_| altered(row.sequence))?;
-                let number = |name| meta.fact(name).and_then(|it| it.parse::<u64>().ok());
-                if let (true, Some(from), Some(to), Some(root)) =
-                    (actions.contains(&meta.action), number("from"), number("to"), meta.fact("root"))
-                {
-                    self.proven(&row)?;
-                    all.insert(from, (to, root.to_owned()));
-                }
+        let mut all = BTreeMap::new();
+        each_proven(&*self.store, &self.ledger, 0..self.store.size(), &mut |_, meta| {
+            let number = |name| meta.fact(name).and_then(|it| it.parse::<u64>().ok());
+            let replaces = [Action::KEY_REENCRYPT, Action::ERASE, Action::REDACT].contains(&meta.action);
+            if let (true, Some(from), Some(to), Some(root)) =
+                (replaces, number("from"), number("to"), meta.fact("root"))
+            {
+                all.insert(from, (to, root.to_owned()));
             }
-            match found.next {
-                Some(next) => position = next,
-                None => return Ok(all),
-            }
-        }
+        })
+        .map_err(|error| VaultError::Integrity(error.to_string()))?;
+        Ok(all)
     }
 
     /// The metadata of a row that is in the tree.
@@ -244,13 +247,17 @@ impl Resealer {
         }
         done.replaced = resealed.len() as u64;
         let root = root_of(leaves);
-        if let Some(stated) = &mut self.stated {
+        if let Some(stated) = self.stated.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             stated.insert(range.start, (range.end, root.clone()));
         }
         let (mut meta, items) =
             work.note.clone().unwrap_or_else(|| (own_meta(work.action, work.facts.clone()), Vec::new()));
         let facts = &mut meta.facts;
+        let end = |row: Option<&Row>| row.map_or(range.start, |it| it.sequence).to_string();
         facts.extend([
+            // Which entries of the range this commit went through.
+            ("first".to_owned(), end(rows.first())),
+            ("last".to_owned(), end(rows.last())),
             ("from".to_owned(), range.start.to_string()),
             ("records".to_owned(), resealed.len().to_string()),
             ("root".to_owned(), root),

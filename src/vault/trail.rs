@@ -102,7 +102,8 @@ impl Vault {
         let signed = self.ledger.served();
         let mut position = match asked.before {
             Some(before) => before,
-            None => self.newest_under(&self.patient_forms(&patient), signed.size)?.ok_or(VaultError::NotFound)?,
+            // The newest form first, whatever came last: an entry may have been blinded before a new index key, and placed after.
+            None => self.first_chain(&self.patient_forms(&patient), signed.size)?.ok_or(VaultError::NotFound)?,
         };
         let (mut entries, mut form): (Vec<TrailEntry>, Option<Patient>) = (Vec::new(), None);
         let forms = self.patient_forms(&patient);
@@ -123,20 +124,21 @@ impl Vault {
             if row.patient_number <= 1 {
                 // The chain under this form of the id is whole; an older index key may have another.
                 let place = forms.iter().position(|it| Some(it) == form.as_ref()).unwrap_or(forms.len());
-                break self.newest_under(forms.get(place + 1..).unwrap_or_default(), signed.size)?;
+                break self.first_chain(forms.get(place + 1..).unwrap_or_default(), signed.size)?;
             }
             position = row.patient_previous;
         };
         Ok(Trail { format: FORMAT, checkpoint: signed.note, entries, next })
     }
 
-    /// The newest entry of a patient under a checkpoint, whatever form its id has on disk.
-    fn newest_under(&self, forms: &[Patient], size: u64) -> Result<Option<u64>, VaultError> {
-        let mut newest = None;
+    /// The newest entry under the first of these forms of an id that has one.
+    fn first_chain(&self, forms: &[Patient], size: u64) -> Result<Option<u64>, VaultError> {
         for form in forms {
-            newest = newest.max(newest_of(&*self.store, form, size)?.map(|row| row.sequence));
+            if let Some(row) = newest_of(&*self.store, form, size)? {
+                return Ok(Some(row.sequence));
+            }
         }
-        Ok(newest)
+        Ok(None)
     }
 }
 

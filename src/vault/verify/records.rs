@@ -70,6 +70,14 @@ impl Records {
     /// Looks at everything once all is read.
     pub(super) fn finish(&self, reader: &Reader, findings: &mut Findings) -> Result<(), StoreError> {
         self.ranges(reader, findings)?;
+        for (certificate, right) in &self.rights {
+            let there = self.markers.keys().any(|(it, _)| it == certificate);
+            if let (Right::Entry(entry), false) = (right, there) {
+                let place = format!("sealed record of entry id {entry}");
+                let found = "a record: somebody put it back".to_owned();
+                findings.find("erasure_undone", None, place, format!("erased under certificate {certificate}"), found);
+            }
+        }
         self.markers(reader, findings)
     }
 
@@ -125,7 +133,9 @@ impl Records {
             }
             Action::VAULT_RESTORE => {
                 let all = meta.fact("disposed").unwrap_or_default().split_whitespace();
-                self.rights.extend(all.filter_map(|it| it.parse().ok()).map(|it| (it, Right::Restored)));
+                for certificate in all.filter_map(|it| it.parse().ok()) {
+                    self.rights.entry(certificate).or_insert(Right::Restored);
+                }
             }
             _ => {}
         }

@@ -66,6 +66,29 @@ async fn an_altered_record_is_never_vouched_for_again_by_what_replaces_others() 
 }
 
 #[tokio::test]
+async fn whoever_puts_erased_values_back_is_found() {
+    let mut two = Two::spawn().await;
+    let mine = two.app.submitter().submit(&entry()).await;
+    two.app.stop();
+    let before = sealed(&two.app, &mine);
+    two.app.start();
+    two.both(&json!({"operation": "redact", "entry": mine["id"], "authority": "order"})).await;
+    two.app.stop();
+    let marker = sealed(&two.app, &mine);
+    put(&two.app, &mine, &before);
+    let found = codes(&two.app);
+    assert!(found.contains(&"erasure_undone".into()) && found.contains(&"ciphertext_altered".into()), "{found:?}");
+    two.app.start();
+    two.rotate().await;
+    let moved = reencrypt(&two.app).await;
+    assert!(!moved["problem"].is_null(), "it is not vouched for again: {moved:#}");
+    two.app.stop();
+    put(&two.app, &mine, &marker);
+    two.app.start();
+    two.app.finish();
+}
+
+#[tokio::test]
 async fn an_entry_planted_as_erased_is_refused_by_the_start() {
     let mut two = Two::spawn().await;
     two.app.submitter().submit(&entry()).await;

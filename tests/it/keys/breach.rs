@@ -29,6 +29,26 @@ async fn now() -> String {
 }
 
 #[tokio::test]
+async fn what_moves_while_the_keys_rotate_is_counted_where_it_went() {
+    let two = Two::spawn().await;
+    let lines: String = (0..3_000).map(|_| format!("{}\n", entry())).collect();
+    two.app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", lines).await;
+    two.rotate().await;
+    let body = json!({"per_second": 0, "reason": {"code": "HSYSADMIN"}});
+    assert_eq!(two.app.admin().post("/v1/keys/re-encrypt", &body).await.status, 202);
+    two.rotate().await;
+    super::until_moved(&two.app).await;
+    submit(&two.app, "MRN-3", "problems").await;
+    let keys = two.app.auditor().get("/v1/keys").await.json();
+    for (version, least) in [(1, 3_000), (2, 3_000), (3, 1)] {
+        let told = scope(&two.app, version, None, None).await;
+        assert!(told["entries"].as_u64().unwrap() >= least, "{version}: {told:#} {keys:#}");
+        assert!(told["entries_now"].as_u64() <= told["entries"].as_u64());
+    }
+    two.app.finish();
+}
+
+#[tokio::test]
 async fn the_scope_follows_entries_from_key_to_key_and_names_who_looked() {
     let two = Two::spawn().await;
     let app = &two.app;

@@ -11,6 +11,11 @@ use crate::app::{App, program, text};
 use crate::cli::{Cli, stderr, stdout};
 use crate::damage::refusal::serve;
 
+/// The first administrator's desk; the address changes with each start.
+fn first_of(two: &Two) -> Cli {
+    Cli::of(&two.app, Role::Admin)
+}
+
 fn secret(path: &Path, content: &str) {
     std::fs::write(path, content).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -59,6 +64,17 @@ async fn a_recovery_passphrase_is_added_and_the_main_one_changed_without_any_lea
     let refused = two.app.try_start().unwrap_err();
     assert!(refused.contains("not the one this keyring was locked with"), "{refused}");
     secret(&crate::app::unlock_file(two.app.dir()), &"7b".repeat(32));
+    two.app.start();
+    // Changed again: until a start has shown that it opens, the other slot stays.
+    let third = two.app.dir().join("third.key");
+    secret(&third, &"8c".repeat(32));
+    let asked =
+        first_of(&two).run(0, &["keys", "rewrap", "--new-key-file", third.to_str().unwrap(), "--reason", "HSYSADMIN"]);
+    let id = stdout(&asked).split_whitespace().find(|it| it.starts_with("apr-")).unwrap().to_owned();
+    assert_eq!(two.approve(&id).await.status, 200);
+    assert_eq!(two.refused(&json!({"operation": "slot_remove", "name": "recovery"})).await, "slot_unproven");
+    two.app.stop();
+    secret(&crate::app::unlock_file(two.app.dir()), &"8c".repeat(32));
     two.app.start();
     two.both(&json!({"operation": "slot_remove", "name": "recovery"})).await;
     assert!(!opens_with(&two.app, &recovery));
