@@ -79,7 +79,7 @@ pub(super) fn strays(connection: &Connection, size: u64) -> Result<Vec<&'static 
         ),
         (
             "a state row of an unknown kind or with a tag of the wrong length",
-            "SELECT count(*) FROM state WHERE kind NOT IN ('token', 'approval', 'hold') OR length(tag) <> 32 OR ?1 < 0",
+            "SELECT count(*) FROM state NOT INDEXED WHERE kind NOT IN ('token', 'approval', 'hold') OR length(tag) <> 32 OR ?1 < 0",
             0,
         ),
     ] {
@@ -88,7 +88,28 @@ pub(super) fn strays(connection: &Connection, size: u64) -> Result<Vec<&'static 
             out.push(what);
         }
     }
-    if read::count(connection, "SELECT count(*) FROM tile WHERE length(hashes) <> 8192 OR level < 1 OR n < 0")? > 0 {
+    // SQLite keeps the key of these tables a second time, in an index of its own, and answers from either.
+    for (what, sql) in [
+        (
+            "a state row that its index does not lead to",
+            "SELECT count(*) FROM state AS t NOT INDEXED WHERE NOT EXISTS \
+             (SELECT 1 FROM state AS i WHERE i.kind = t.kind AND i.id = t.id AND +i.rowid = t.rowid)",
+        ),
+        (
+            "a tile that its index does not lead to",
+            "SELECT count(*) FROM tile AS t NOT INDEXED WHERE NOT EXISTS \
+             (SELECT 1 FROM tile AS i WHERE i.level = t.level AND i.n = t.n AND +i.rowid = t.rowid)",
+        ),
+    ] {
+        if read::count(connection, sql)? > 0 {
+            out.push(what);
+        }
+    }
+    if read::count(
+        connection,
+        "SELECT count(*) FROM tile NOT INDEXED WHERE length(hashes) <> 8192 OR level < 1 OR n < 0",
+    )? > 0
+    {
         out.push("a tile of the wrong size or place");
     }
     Ok(out)

@@ -45,14 +45,15 @@ fn vault() -> tempfile::TempDir {
 fn content(database: &Path) -> Option<[u8; 32]> {
     let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     let mut hash = Sha256::new();
-    let tables = ["sqlite_schema", "entry", "tile", "posting", "segment", "state"];
+    let tables = ["sqlite_schema", "entry", "tile", "posting", "segment", "state", "usage"];
     let pragmas = ["SELECT application_id FROM pragma_application_id", "SELECT user_version FROM pragma_user_version"];
     let queries = tables.iter().map(|it| match *it {
         "sqlite_schema" => "SELECT type, name, tbl_name, sql FROM sqlite_schema".to_owned(),
         "entry" => "SELECT sequence, meta, received_at, patient_previous, patient_number, commitment, leaf, \
                     CASE WHEN sequence < (SELECT max(sequence) FROM entry) THEN sealed END FROM entry ORDER BY sequence"
             .to_owned(),
-        table => format!("SELECT * FROM {table} ORDER BY rowid"),
+        "usage" => "SELECT * FROM usage ORDER BY segment, version, bucket".to_owned(),
+        table => format!("SELECT * FROM {table} NOT INDEXED ORDER BY rowid"),
     });
     for sql in queries.chain(pragmas.map(str::to_owned)) {
         let mut statement = db.prepare(&sql).ok()?;
@@ -67,6 +68,15 @@ fn content(database: &Path) -> Option<[u8; 32]> {
     Some(hash.finalize().into())
 }
 
+/// The first page, and the roots of the tables that are small and of their indexes.
+fn pages(database: &Path) -> Vec<usize> {
+    let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE tbl_name IN ('state', 'usage') AND rootpage > 0";
+    let mut statement = db.prepare(sql).unwrap();
+    let roots = statement.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+    roots.map(|it| usize::try_from(it.unwrap()).unwrap()).chain([1]).collect()
+}
+
 #[test]
 fn no_flipped_byte_of_the_database_changes_what_is_stored_unnoticed() {
     let original = vault();
@@ -74,9 +84,13 @@ fn no_flipped_byte_of_the_database_changes_what_is_stored_unnoticed() {
     let whole = content(&original.path().join("data/vault.db")).unwrap();
     let wanted = std::env::var("PHIVAULT_TEST_FLIPS").unwrap_or_else(|_| "300".into());
     let count = if wanted == "all" { bytes.len() } else { wanted.parse::<usize>().unwrap().min(bytes.len()) };
-    // Spread evenly, and the first page, which holds the header and the schema, more densely.
+    // Spread evenly, and more densely in the first page, which holds the header and the schema, and in those of the small tables.
     let spread = (0..count).map(|n| n * bytes.len() / count);
-    let places: Vec<usize> = spread.chain((0..4_096).step_by(4_096 / (count / 8).clamp(1, 4_096))).collect();
+    let dense = pages(&original.path().join("data/vault.db")).into_iter().flat_map(|page| {
+        let begin = (page - 1) * 4_096;
+        (begin..begin + 4_096).step_by(4_096 / (count / 8).clamp(1, 4_096))
+    });
+    let places: Vec<usize> = spread.chain(dense).collect();
     let (next, missed, found) = (Mutex::new(places.iter()), Mutex::new(Vec::new()), Mutex::new(0));
     let work = || {
         let mine = copy(original.path());
