@@ -90,11 +90,7 @@ pub(super) fn strays(connection: &Connection, size: u64) -> Result<Vec<&'static 
     }
     // SQLite keeps the key of these tables a second time, in an index of its own, and answers from either.
     for (what, sql) in [
-        (
-            "a state row that its index does not lead to",
-            "SELECT count(*) FROM state AS t NOT INDEXED WHERE NOT EXISTS \
-             (SELECT 1 FROM state AS i WHERE i.kind = t.kind AND i.id = t.id AND +i.rowid = t.rowid)",
-        ),
+        ("a state row that its index does not lead to", read::STRAY_STATE),
         (
             "a tile that its index does not lead to",
             "SELECT count(*) FROM tile AS t NOT INDEXED WHERE NOT EXISTS \

@@ -146,7 +146,12 @@ impl Store for SqliteStore {
     }
 
     fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError> {
-        self.readers.with(|connection| read::state(connection, kind))
+        self.readers.with(|connection| {
+            if read::count(connection, read::STRAY_STATE)? > 0 {
+                return Err(StoreError::Corrupt("a state row and its index differ".into()));
+            }
+            read::state(connection, kind)
+        })
     }
 
     fn usage(&self) -> Result<Vec<Usage>, StoreError> {

@@ -133,6 +133,10 @@ pub(super) fn tile(connection: &Connection, level: u8, index: u64) -> Result<Opt
     Ok(hashes.map(|bytes| bytes.chunks_exact(32).filter_map(Hash::from_slice).collect()))
 }
 
+/// State rows that the index which SQLite keeps beside them does not lead to: there are none, unless somebody edited the file.
+pub(super) const STRAY_STATE: &str = "SELECT count(*) FROM state AS t NOT INDEXED WHERE NOT EXISTS \
+    (SELECT 1 FROM state AS i WHERE i.kind = t.kind AND i.id = t.id AND +i.rowid = t.rowid)";
+
 pub(super) fn state(connection: &Connection, kind: &str) -> Result<Vec<StateRow>, StoreError> {
     let mut statement = connection
         // From the rows themselves: their index holds kind and id once more, and could say something else.
