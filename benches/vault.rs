@@ -51,8 +51,8 @@ fn main() {
     let vault = Arc::new(open(dir));
     let blocks = append(&vault, entries);
     let ids = probe(&vault, entries);
-    let paces = paces(&vault);
     let moved = reencrypt(&vault);
+    let paces = paces(&vault);
     vault.settle().expect("the vault seals");
     vault.stop().expect("the vault stops");
     let keyless = verify(dir, None);
