@@ -76,7 +76,7 @@ pub(super) async fn list(api: Data<Api>, caller: Caller) -> ApiResult<HttpRespon
 
 /// Approve what another administrator asked for
 ///
-/// It is done before this answers. The answer is what was done; for a new administrator it holds the token, shown once.
+/// It is done before this answers. The answer is what was done.
 #[utoipa::path(post, path = "/v1/approvals/{id}/approve", tag = "Approvals", params(("id" = String, Path, description = "The request's id.")), request_body = BecauseIn, responses(
     (status = 200, description = "It is done.", body = Done), (status = 400, body = Problem, description = "The JSON is malformed."),
     (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),

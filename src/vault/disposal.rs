@@ -21,7 +21,7 @@ use super::error::VaultError;
 use super::fault;
 use super::hold::{InForce, text};
 use super::keys::Barred;
-use super::record::{Note, default_reason};
+use super::record::{Note, default_reason, vault_itself};
 use super::reseal::{Fate, Resealer, Work, count};
 use super::search::{decode, entry_record};
 use super::writer::find_id;
@@ -305,11 +305,7 @@ impl Vault {
         }
         let after = ring.with_bucket(&keep.class, keep.until);
         let bucket = after.buckets().last().map_or(OWN_BUCKET, |it| it.id);
-        let vault = Caller {
-            token_id: "vault".into(),
-            label: super::writer::SELF.into(),
-            role: crate::domain::caller::Role::Admin,
-        };
+        let vault = vault_itself();
         let mut note = Note::new(&vault, Action::KEY_BUCKET, default_reason());
         note.facts.push(("bucket".into(), bucket.to_string()));
         // When it ends may tell a minor's age, so that is sealed.

@@ -11,7 +11,7 @@ use crate::crypto::keyring::{KeyState, Keyring, KeyringError, file_digest};
 use crate::crypto::lock::MAIN_SLOT;
 use crate::crypto::seal;
 use crate::domain::action::Action;
-use crate::domain::caller::{Caller, Permission, Role};
+use crate::domain::caller::{Caller, Permission};
 use crate::domain::meta::Meta;
 use crate::domain::submission::ReasonIn;
 use crate::domain::time::Timestamp;
@@ -269,7 +269,7 @@ impl Vault {
         if !old && sealed < MOST_SEALED {
             return Ok(None);
         }
-        let vault = Caller { token_id: "vault".into(), label: super::writer::SELF.into(), role: Role::Admin };
+        let vault = super::record::vault_itself();
         self.next_version(Note::new(&vault, Action::KEY_ROTATE, super::record::default_reason())).map(Some)
     }
 

@@ -225,6 +225,7 @@ impl Sound {
         counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let holds_untrusted = more > 0;
         let unsealed = trust::rebuild_unsealed(&**store, sealed_to)?;
+        // Nothing here needs the counts yet, but the writer does: a page of theirs that does not read is better told now.
         store.usage()?;
         // Found sound: from here on files may change.
         if !is_new_ledger {

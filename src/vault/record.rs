@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::crypto::keyring::OWN_BUCKET;
 use crate::domain::action::{Action, Outcome};
-use crate::domain::caller::{Caller, Permission};
+use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::entry::Receipt;
 use crate::domain::meta::{Actor, Meta, Patient, Reason, Record, Related};
 use crate::domain::rules::{Draft, Item, vault_reason};
@@ -18,7 +18,7 @@ use crate::store::StateRow;
 
 use super::Vault;
 use super::error::VaultError;
-use super::writer::{Job, Message, Prepared, own_meta, prepare, prepare_in};
+use super::writer::{Job, Message, Prepared, SELF, own_meta, prepare, prepare_in};
 
 /// Denials of one token that are recorded within [`DENIAL_WINDOW_SECONDS`]; the rest are counted in the next one, so that a
 /// stray script cannot fill the ledger.
@@ -71,6 +71,11 @@ impl<'a> Note<'a> {
     pub(super) fn seal(&mut self, path: &str, text: impl Into<String>) {
         self.items.push(Item { path: path.to_owned(), value: Phi::text(text) });
     }
+}
+
+/// The vault itself, for what it does unprompted.
+pub(super) fn vault_itself() -> Caller {
+    Caller { token_id: "vault".into(), label: SELF.into(), role: Role::Admin }
 }
 
 /// The reason of what needs none from the caller: running the system.

@@ -194,6 +194,7 @@ impl Vault {
 
     /// Destroys a version, once the records themselves show that nothing is sealed under it.
     pub(super) fn destroy_key(&self, by: &By<'_>, version: u32) -> Result<Destroyed, VaultError> {
+        self.destroyable(version)?;
         let _room = self.long_read()?;
         let _bar = self.keys.bar(Barred::Version(version));
         // What waits in the queue is committed before the records are counted; what comes later is barred.

@@ -71,7 +71,7 @@ impl Records {
     pub(super) fn finish(&self, reader: &Reader, findings: &mut Findings) -> Result<(), StoreError> {
         self.ranges(reader, findings)?;
         for (certificate, right) in &self.rights {
-            let there = self.markers.keys().any(|(it, _)| it == certificate);
+            let there = self.markers.range((*certificate, 0)..=(*certificate, u32::MAX)).next().is_some();
             if let (Right::Entry(entry), false) = (right, there) {
                 let place = format!("sealed record of entry id {entry}");
                 let found = "a record: somebody put it back".to_owned();
