@@ -414,13 +414,7 @@ impl Vault {
             }
             Operation::Dispose { bucket } => {
                 let found = self.disposable(*bucket)?;
-                let entries: i64 = self
-                    .store
-                    .usage()?
-                    .iter()
-                    .filter(|it| it.version > 0 && it.bucket == *bucket)
-                    .map(|it| it.entries)
-                    .sum();
+                let entries = self.counted(|it| it.version > 0 && it.bucket == *bucket)?;
                 let end = found.expires_at.map_or_else(|| "never".to_owned(), |it| it.to_string());
                 format!("destroys the values of {entries} entries: bucket {bucket}, class {}, ended {end}", found.class)
             }

@@ -15,11 +15,20 @@ use super::standing::Standing;
 /// The row of a thing.
 pub(super) fn row<T: Serialize>(keys: &Keys, kind: &str, id: &str, thing: &T) -> StateRow {
     let json = zeroize::Zeroizing::new(serde_json::to_vec(thing).expect("it is made of text and numbers"));
-    let ring = keys.ring();
-    let body = boxed::seal(ring.state_key(), label::STATE_BODY, &place(kind, id), &json);
+    let body = boxed::seal(keys.ring().state_key(), label::STATE_BODY, &place(kind, id), &json);
+    tagged(keys, kind, id, body)
+}
+
+/// A state row with its tag.
+pub(super) fn tagged(keys: &Keys, kind: &str, id: &str, body: Vec<u8>) -> StateRow {
     let mut row = StateRow { kind: kind.to_owned(), id: id.to_owned(), body, tag: Vec::new() };
-    row.tag = mac::tag(ring.state_key(), label::STATE, &parts(&row)).to_vec();
+    row.tag = mac::tag(keys.ring().state_key(), label::STATE, &parts(&row)).to_vec();
     row
+}
+
+/// Whether the tag of a state row is the right one.
+pub(super) fn is_authentic(keys: &Keys, row: &StateRow) -> bool {
+    mac::verify(keys.ring().state_key(), label::STATE, &parts(row), &row.tag)
 }
 
 /// All things of a kind that are authentic and the newest the ledger knows; and how many rows are not.
@@ -32,7 +41,7 @@ pub(super) fn load<T: DeserializeOwned>(
     let (mut things, mut untrusted) = (BTreeMap::new(), 0);
     let ring = keys.ring();
     for row in rows.iter().filter(|row| row.kind == kind) {
-        let authentic = mac::verify(ring.state_key(), label::STATE, &parts(row), &row.tag) && standing.holds(row);
+        let authentic = is_authentic(keys, row) && standing.holds(row);
         let thing = boxed::open(ring.state_key(), label::STATE_BODY, &place(kind, &row.id), &row.body)
             .and_then(|json| serde_json::from_slice(&json).ok());
         match thing {
@@ -56,7 +65,7 @@ pub(super) fn load<T: DeserializeOwned>(
 }
 
 /// What the tag of a state row covers.
-pub(super) fn parts(row: &StateRow) -> [&[u8]; 3] {
+fn parts(row: &StateRow) -> [&[u8]; 3] {
     [row.kind.as_bytes(), row.id.as_bytes(), &row.body]
 }
 

@@ -27,7 +27,7 @@ use super::writer::Prepared;
 /// The most data-key versions of a vault; the keyring must stay small enough to be read.
 const MAX_VERSIONS: usize = 4_096;
 /// Entries after which a version is replaced by itself: half of what SP 800-38D section 8.3 allows one key.
-const MOST_SEALED: i64 = 1 << 31;
+const MOST_SEALED: u64 = 1 << 31;
 
 /// The keyring and what is needed to write the next one.
 pub(super) struct Keys {
@@ -264,8 +264,7 @@ impl Vault {
         let ring = self.keys.ring();
         let newest = ring.newest();
         let old = days > 0 && newest.created_at.plus_seconds(days * 86_400) <= self.clock.now();
-        let sealed: i64 =
-            self.store.usage()?.iter().filter(|it| it.version == newest.version).map(|it| it.entries).sum();
+        let sealed = self.counted(|it| it.version == newest.version)?;
         if !old && sealed < MOST_SEALED {
             return Ok(None);
         }

@@ -19,7 +19,7 @@ use crate::domain::caller::{Caller, Permission};
 use crate::domain::meta::Meta;
 use crate::domain::submission::{ReasonIn, object};
 use crate::domain::time::Timestamp;
-use crate::store::{Row, SEGMENT, Store, Usage};
+use crate::store::{Row, SEGMENT};
 
 use super::Vault;
 use super::approval::{By, refused};
@@ -142,13 +142,22 @@ impl Vault {
         note.facts.push(("active_version".into(), version.to_string()));
         self.record(note)?;
         let progress = self.progress.clone();
-        progress.begin(version, total(&*self.store, &self.keys, version)?);
+        progress.begin(version, self.to_move(version)?);
         let (stop, stopped) = channel();
         let mut mover = Mover { resealer: self.resealer(), progress, rate, version, stopped, began: Instant::now() };
         let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || mover.run());
         let thread = thread.map_err(|_| VaultError::Busy)?;
         *running = Some(Running { thread, stop });
         Ok(self.progress.show())
+    }
+
+    /// Entries under versions older than `version` whose values still open.
+    fn to_move(&self, version: u32) -> Result<u64, VaultError> {
+        let ring = self.keys.ring();
+        self.counted(|it| {
+            let header = Header { version: it.version, bucket: it.bucket };
+            (1..version).contains(&it.version) && ring.opening(header).is_some()
+        })
     }
 
     /// Ends a re-encryption that goes on; while what is given back is held, none begins and nobody else replaces records.
@@ -188,7 +197,7 @@ impl Vault {
             }
             Some(KeyState::Retired) => {}
         }
-        let entries: i64 = self.store.usage()?.iter().filter(|it| it.version == version).map(|it| it.entries).sum();
+        let entries = self.counted(|it| it.version == version)?;
         if entries > 0 { Err(in_use(entries)) } else { Ok(()) }
     }
 
@@ -201,7 +210,7 @@ impl Vault {
         self.drain()?;
         let found: u64 = count(&*self.store)?.iter().filter(|((it, _), _)| *it == version).map(|(_, n)| n).sum();
         if found > 0 {
-            return Err(in_use(i64::try_from(found).unwrap_or(i64::MAX)));
+            return Err(in_use(found));
         }
         let change = self.changing_keys();
         let after = self.keys.ring().without_version(version, self.clock.now());
@@ -290,21 +299,13 @@ impl Vault {
     }
 }
 
-fn in_use(entries: i64) -> VaultError {
+fn in_use(entries: u64) -> VaultError {
     let plural = if entries == 1 { "entry is" } else { "entries are" };
     refused(
         "/version",
         "version_in_use",
         format!("{entries} {plural} still sealed under this version. Re-encrypt first."),
     )
-}
-
-/// Entries under versions older than `version`.
-fn total(store: &dyn Store, keys: &Keys, version: u32) -> Result<u64, VaultError> {
-    let ring = keys.ring();
-    let opens = |it: &Usage| ring.opening(Header { version: it.version, bucket: it.bucket }).is_some();
-    let older = store.usage()?.into_iter().filter(|it| (1..version).contains(&it.version) && opens(it));
-    Ok(older.map(|it| u64::try_from(it.entries).unwrap_or(0)).sum())
 }
 
 impl Progress {

@@ -96,6 +96,13 @@ impl Vault {
         self.settings.queue_kib.saturating_sub(self.room.available_permits())
     }
 
+    /// How many records the database counts that meet a condition.
+    pub(super) fn counted(&self, of: impl Fn(&Usage) -> bool) -> Result<u64, VaultError> {
+        let all = self.store.usage()?;
+        let counts = all.iter().filter(|it| of(it)).map(|it| u64::try_from(it.entries).unwrap_or(0));
+        Ok(counts.fold(0, u64::saturating_add))
+    }
+
     /// Entries whose values were sealed under keys that this keyring has not any more, as after a restore of a backup that is
     /// older than their destruction.
     ///
@@ -103,11 +110,10 @@ impl Vault {
     /// [`VaultError::Store`].
     pub fn unreadable(&self) -> Result<u64, VaultError> {
         let ring = self.keys.ring();
-        let gone = |it: &&Usage| {
+        self.counted(|it| {
             let header = Header { version: it.version, bucket: it.bucket };
             it.version > 0 && ring.opening(header).is_none()
-        };
-        Ok(self.store.usage()?.iter().filter(gone).map(|it| u64::try_from(it.entries).unwrap_or(0)).sum())
+        })
     }
 
     /// Whether the vault can do its work.

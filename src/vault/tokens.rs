@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::crypto::token::{HashedToken, PlainToken};
-use crate::crypto::{label, mac};
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::canonical::{NotCanonical, Reader, Writer, utf8};
@@ -22,7 +21,7 @@ use crate::store::StateRow;
 
 use super::Vault;
 use super::approval::{Asked, Done, Operation, refused};
-use super::book::parts;
+use super::book;
 use super::error::VaultError;
 use super::keys::Keys;
 use super::record::{CheckedReason, Note, default_reason};
@@ -115,7 +114,7 @@ impl Tokens {
     pub(super) fn load(rows: &[StateRow], standing: &Standing, keys: &Keys) -> (Self, u64) {
         let (mut tokens, mut untrusted) = (Self::default(), 0);
         for row in rows.iter().filter(|row| row.kind == KIND) {
-            let authentic = mac::verify(keys.ring().state_key(), label::STATE, &parts(row), &row.tag);
+            let authentic = book::is_authentic(keys, row);
             match TokenRow::decode(&row.body) {
                 Ok(token) if authentic && standing.holds(row) && token.view.id == row.id => {
                     tokens.by_hash.insert(token.hash, token);
@@ -332,8 +331,7 @@ impl Vault {
 
     /// The row and the entry that commits to it go in together.
     fn record_token(&self, mut note: Note<'_>, token: &TokenRow) -> Result<(), VaultError> {
-        let mut row = StateRow { kind: KIND.into(), id: token.view.id.clone(), body: token.encode(), tag: Vec::new() };
-        row.tag = mac::tag(self.keys.ring().state_key(), label::STATE, &parts(&row)).to_vec();
+        let row = book::tagged(&self.keys, KIND, &token.view.id, token.encode());
         note.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
         note.facts.extend([
             (STATE_DIGEST.into(), digest_of(&row)),
