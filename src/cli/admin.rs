@@ -53,6 +53,25 @@ impl Because {
     }
 }
 
+/// How to look at something.
+#[derive(Debug, clap::Args)]
+pub(super) struct Look {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) connect: ConnectArgs,
+}
+
+impl Look {
+    /// Fetches something and prints it, in words or as it is.
+    pub(super) async fn get(&self, path: &[&str], words: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        let answer: Value = Client::connect(&self.connect)?.get(path, &[]).await?;
+        Ok(terminal::print(&if self.json { terminal::json(&answer)? } else { words(&answer) })?)
+    }
+}
+
 const PERHAPS: &str = "it may have been done all the same: look before another try";
 
 /// List, approve and cancel what another administrator asked for (needs the role admin)
@@ -68,7 +87,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List what was asked for
-    List(List),
+    List(Look),
     /// Show everything about a request, before approving it
     Show(Show),
     /// Approve a request of another administrator; it is done at once
@@ -78,23 +97,13 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct List {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    connect: ConnectArgs,
-}
-
-#[derive(Debug, clap::Args)]
 struct Show {
     /// The request
     #[arg(value_name = "ID")]
     id: String,
 
     #[command(flatten)]
-    look: List,
+    look: Look,
 }
 
 #[derive(Debug, clap::Args)]
@@ -113,11 +122,8 @@ struct Decide {
 /// What the vault refuses.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::List(List { json, connect }) => {
-            let answer: Value = Client::connect(&connect)?.get(&["v1", "approvals"], &[]).await?;
-            terminal::print(&if json { terminal::json(&answer)? } else { overview(&answer) })?;
-        }
-        Command::Show(Show { id, look: List { json, connect } }) => {
+        Command::List(look) => look.get(&["v1", "approvals"], overview).await?,
+        Command::Show(Show { id, look: Look { json, connect } }) => {
             let answer: Value = Client::connect(&connect)?.get(&["v1", "approvals"], &[]).await?;
             let found = answer["approvals"].as_array().into_iter().flatten().find(|it| it["id"] == json!(id));
             let found =

@@ -10,9 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::admin::{self, Because};
+use crate::cli::admin::{self, Because, Look};
+use crate::cli::client::Client;
 use crate::cli::client::terminal::{self, moment};
-use crate::cli::client::{Client, ConnectArgs};
 use crate::cli::hsm::{self, Pkcs11Args};
 use crate::cli::{init, local};
 use crate::keyfile;
@@ -31,7 +31,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the versions of the data key; the keys themselves never leave the vault
-    List(List),
+    List(Look),
     /// Make a new data key, which seals what comes from now on
     ///
     /// Nothing stops meanwhile, no leaf hash changes, and proofs given earlier stay valid. Earlier versions stay in
@@ -64,16 +64,6 @@ enum Command {
     AddSlot(AddSlot),
     /// Remove a slot; a second administrator approves it
     RemoveSlot(RemoveSlot),
-}
-
-#[derive(Debug, clap::Args)]
-struct List {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    connect: ConnectArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -309,7 +299,7 @@ struct SigningRotated {
 }
 
 const UNEXPECTED: &str = "the vault's answer has an unexpected form: try --json";
-async fn list(args: List) -> anyhow::Result<()> {
+async fn list(args: Look) -> anyhow::Result<()> {
     let answer: Value = Client::connect(&args.connect)?.get(&["v1", "keys"], &[]).await?;
     let text = if args.json {
         terminal::json(&answer)?

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::cli::admin::{self, Because, text};
+use crate::cli::admin::{self, Because, Look, text};
 use crate::cli::client::terminal::{self, moment};
-use crate::cli::client::{Client, ConnectArgs};
 
 /// See what falls due, dispose of it, and get certificates
 ///
@@ -29,16 +28,6 @@ enum RetentionCommand {
     Redact(Redact),
     /// Print the signed certificate of a disposal or redaction (officer, auditor, admin)
     Certificate(CertificateArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct Look {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    connect: ConnectArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -148,13 +137,6 @@ struct Lift {
 
     #[command(flatten)]
     because: Because,
-}
-
-impl Look {
-    async fn get(&self, path: &[&str], words: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
-        let answer: Value = Client::connect(&self.connect)?.get(path, &[]).await?;
-        Ok(terminal::print(&if self.json { terminal::json(&answer)? } else { words(&answer) })?)
-    }
 }
 
 /// Does what the subcommand says.

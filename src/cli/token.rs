@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use crate::cli::admin::Look;
 use crate::cli::client::terminal::{self, escape, moment};
 use crate::cli::client::{Client, ConnectArgs};
 
@@ -40,7 +41,7 @@ enum Command {
     /// goes to the administrator who asks for you: phivault token create --role admin --label YOU --hash HEX.
     Generate(generate::Args),
     /// List all tokens, without their secret part
-    List(List),
+    List(Look),
     /// Revoke a token; requests with it are refused from now on
     Revoke(Revoke),
     /// Make an admin token on the vault's own machine, when the last one is lost or has expired
@@ -87,16 +88,6 @@ struct Create {
     out: Option<PathBuf>,
 
     /// Print everything about the token as JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    connect: ConnectArgs,
-}
-
-#[derive(Debug, clap::Args)]
-struct List {
-    /// Print JSON
     #[arg(long)]
     json: bool,
 
@@ -244,7 +235,7 @@ fn print_secret(text: &str) -> anyhow::Result<()> {
     writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output cannot be written")
 }
 
-async fn list(args: List) -> anyhow::Result<()> {
+async fn list(args: Look) -> anyhow::Result<()> {
     let client = Client::connect(&args.connect)?;
     if args.json {
         let tokens: Value = client.get(TOKENS, &[]).await?;
