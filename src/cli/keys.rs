@@ -44,6 +44,8 @@ enum Command {
     RotateSigning(Because),
     /// Make a new key for the blind index of patient ids; older entries are still found under theirs
     RotateIndex(Because),
+    /// Make a new key for tokens, approvals and holds as they rest in the database; tokens go on working
+    RotateState(Because),
     /// Destroy an older key of the blind index; a second administrator approves it
     ///
     /// Entries of its time are then not found by the patient's id any more, and nobody can tell from the disk whose they were.
@@ -165,6 +167,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::RotateIndex(because) => {
             let answer = change(&because, "rotate-index").await?;
             because.show(&answer, admin::asked)?;
+        }
+        Command::RotateState(because) => {
+            let answer = change(&because, "rotate-state").await?;
+            because.show(&answer, new_state_key)?;
         }
         Command::DestroyIndex(Destroy { version, because }) => {
             return admin::ask(&because, json!({"operation": "index_destroy", "version": version})).await;
@@ -345,6 +351,13 @@ fn rotation(rotated: &Rotated) -> String {
     format!(
         "version {active} seals new entries from now on; version {previous} only reveals.\n\
          The keyring is at generation {keyring_generation}: back it up now."
+    )
+}
+
+fn new_state_key(answer: &Value) -> String {
+    format!(
+        "{} tokens, approvals and holds are under the new key.\nThe keyring is at generation {}: back it up now.",
+        answer["rows"], answer["keyring_generation"]
     )
 }
 

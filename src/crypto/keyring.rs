@@ -23,6 +23,8 @@ pub use file::MAX_FILE_BYTES;
 pub const OWN_BUCKET: u32 = 1;
 /// The class of the bucket that every vault has: its own entries, and what no retention class is set for. It never ends.
 pub const OWN_CLASS: &str = "permanent";
+/// The most former state keys that are kept.
+const MAX_FORMER: usize = 16;
 
 /// All keys of a vault but the signing key.
 #[derive(Clone)]
@@ -32,8 +34,16 @@ pub struct Keyring {
     buckets: Vec<Bucket>,
     index_keys: Vec<IndexKey>,
     state_key: Secret,
+    /// State keys that were replaced: backups of the database may hold rows under them.
+    former_state_keys: Vec<FormerKey>,
     cursor_key: Secret,
     slots: Vec<Slot>,
+}
+
+#[derive(Clone)]
+struct FormerKey {
+    retired_at: Timestamp,
+    key: Secret,
 }
 
 /// One version of the data key.
@@ -110,6 +120,7 @@ impl Keyring {
             buckets: vec![Bucket::fresh(1, OWN_CLASS, None)],
             index_keys: vec![IndexKey { version: 1, key: Secret::random() }],
             state_key: Secret::random(),
+            former_state_keys: Vec::new(),
             cursor_key: Secret::random(),
             slots: vec![slot],
         }
@@ -257,6 +268,20 @@ impl Keyring {
         Some(next)
     }
 
+    /// The next generation, with a new key for state rows and one for cursors. The one before stays for rows of restored backups;
+    /// what was replaced before `kept_since` goes.
+    pub fn with_state_key(&self, now: Timestamp, kept_since: Timestamp) -> Self {
+        let mut next = self.clone();
+        next.generation += 1;
+        let before = std::mem::replace(&mut next.state_key, Secret::random());
+        next.former_state_keys.retain(|it| it.retired_at >= kept_since);
+        next.former_state_keys.push(FormerKey { retired_at: now, key: before });
+        let most = next.former_state_keys.len().saturating_sub(MAX_FORMER);
+        next.former_state_keys.drain(..most);
+        next.cursor_key = Secret::random();
+        next
+    }
+
     /// All blind index keys by rising version; the last one is used for new entries.
     pub fn index_keys(&self) -> &[IndexKey] {
         &self.index_keys
@@ -268,13 +293,19 @@ impl Keyring {
         let buckets = self.buckets.iter().map(|it| (format!("bucket {}", it.id), it.secret.as_ref()));
         let index = self.index_keys.iter().map(|it| (format!("index key {}", it.version), Some(&it.key)));
         let own = [("state key".to_owned(), Some(&self.state_key)), ("cursor key".to_owned(), Some(&self.cursor_key))];
-        let all = versions.chain(buckets).chain(index).chain(own);
+        let former = self.former_state_keys.iter().map(|it| ("former state key".to_owned(), Some(&it.key)));
+        let all = versions.chain(buckets).chain(index).chain(own).chain(former);
         all.filter_map(|(what, secret)| Some((what, secret?.expose())))
     }
 
-    /// The key that authenticates state rows.
+    /// The key that seals and authenticates state rows.
     pub fn state_key(&self) -> &Secret {
         &self.state_key
+    }
+
+    /// The keys that may have sealed a state row, the one of now first.
+    pub fn state_keys(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.state_key).chain(self.former_state_keys.iter().rev().map(|it| &it.key))
     }
 
     /// The key that authenticates cursors.

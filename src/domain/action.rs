@@ -74,6 +74,7 @@ actions! {
     KEY_SLOT "key_slot" Vault,
     KEY_BUCKET "key_bucket" Vault,
     KEY_INDEX "key_index" Vault,
+    KEY_STATE "key_state" Vault,
     APPROVAL "approval" Vault,
     HOLD_PLACE "hold_place" Vault,
     HOLD_LIFT "hold_lift" Vault,

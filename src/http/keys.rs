@@ -9,7 +9,7 @@ use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
 use crate::domain::submission::{ReasonIn, object};
-use crate::vault::{IndexKeys, KeyList, ReencryptIn, Reencryption, Rotated, SigningRotated};
+use crate::vault::{IndexKeys, KeyList, ReencryptIn, Reencryption, Rotated, SigningRotated, StateRotated};
 
 use super::Api;
 use super::body::{self, JSON};
@@ -99,6 +99,26 @@ pub(super) async fn rotate_index(
     may(&api, &caller, Permission::RotateKeys, Action::KEY_INDEX).await?;
     let reason = because(&api, &request, payload).await?;
     Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.rotate_index_key(&caller, reason)?)).await?))
+}
+
+/// Make a new key for tokens, approvals and holds as they rest
+///
+/// Every row is written again under it, in one commit. Tokens go on working; cursors of open searches end.
+#[utoipa::path(post, path = "/v1/keys/rotate-state", tag = "Keys", request_body = BecauseIn, responses(
+    (status = 200, description = "What was written again.", body = StateRotated), (status = 400, body = Problem, description = "The JSON is malformed."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only an admin may."),
+    (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
+    (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "The reason will not do."),
+    (status = 503, body = Problem, description = "It could not be recorded, so nothing was changed.")))]
+pub(super) async fn rotate_state(
+    api: Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: Payload,
+) -> ApiResult<HttpResponse> {
+    may(&api, &caller, Permission::RotateKeys, Action::KEY_STATE).await?;
+    let reason = because(&api, &request, payload).await?;
+    Ok(HttpResponse::Ok().json(blocking(move || Ok(api.vault.rotate_state_key(&caller, reason)?)).await?))
 }
 
 /// Move everything to the newest data key

@@ -41,7 +41,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     ),
     paths(
         entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, reveal::disclose, ledger::proof, ledger::trail,
-        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::breach_scope, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption, keys::rotate_index,
+        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::breach_scope, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption, keys::rotate_index, keys::rotate_state,
         admin::ask, admin::list, admin::approve, admin::cancel, retention::plan, retention::certificate, retention::holds, retention::place, retention::lift,
         health::alive, health::ready, health::metrics
     )

@@ -28,6 +28,7 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
     add("/v1/keys/re-encrypt", "POST, GET", vec![post().to(keys::reencrypt), get().to(keys::reencryption)]);
     add("/v1/keys/rotate-index", "POST", vec![post().to(keys::rotate_index)]);
+    add("/v1/keys/rotate-state", "POST", vec![post().to(keys::rotate_state)]);
     add("/v1/admin/operations", "POST", vec![post().to(admin::ask)]);
     add("/v1/approvals", "GET", vec![get().to(admin::list)]);
     add("/v1/approvals/{id}/approve", "POST", vec![post().to(admin::approve)]);

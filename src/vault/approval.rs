@@ -359,13 +359,13 @@ impl Vault {
         Ok(approval)
     }
 
-    fn read_approvals(&self) -> MutexGuard<'_, BTreeMap<String, Approval>> {
+    pub(super) fn read_approvals(&self) -> MutexGuard<'_, BTreeMap<String, Approval>> {
         self.approvals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The row and the entry that commits to it go in together.
     fn record_approval(&self, caller: &Caller, reason: CheckedReason, approval: &Approval) -> Result<(), VaultError> {
-        let row = book::row(&self.keys, KIND, &approval.id, approval);
+        let row = book::row(&self.keys.ring(), KIND, &approval.id, approval);
         let mut note = Note::new(caller, Action::APPROVAL, reason);
         note.record = Some(Record { kind: "Approval".into(), id: row.id.clone(), version: None });
         let stage = match approval.stage {

@@ -6,29 +6,30 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::crypto::keyring::Keyring;
 use crate::crypto::{boxed, label, mac};
 use crate::store::StateRow;
 
-use super::keys::Keys;
 use super::standing::Standing;
 
 /// The row of a thing.
-pub(super) fn row<T: Serialize>(keys: &Keys, kind: &str, id: &str, thing: &T) -> StateRow {
+pub(super) fn row<T: Serialize>(ring: &Keyring, kind: &str, id: &str, thing: &T) -> StateRow {
     let json = zeroize::Zeroizing::new(serde_json::to_vec(thing).expect("it is made of text and numbers"));
-    let body = boxed::seal(keys.ring().state_key(), label::STATE_BODY, &place(kind, id), &json);
-    tagged(keys, kind, id, body)
+    let body = boxed::seal(ring.state_key(), label::STATE_BODY, &place(kind, id), &json);
+    tagged(ring, kind, id, body)
 }
 
 /// A state row with its tag.
-pub(super) fn tagged(keys: &Keys, kind: &str, id: &str, body: Vec<u8>) -> StateRow {
+pub(super) fn tagged(ring: &Keyring, kind: &str, id: &str, body: Vec<u8>) -> StateRow {
     let mut row = StateRow { kind: kind.to_owned(), id: id.to_owned(), body, tag: Vec::new() };
-    row.tag = mac::tag(keys.ring().state_key(), label::STATE, &parts(&row)).to_vec();
+    row.tag = mac::tag(ring.state_key(), label::STATE, &parts(&row)).to_vec();
     row
 }
 
-/// Whether the tag of a state row is the right one.
-pub(super) fn is_authentic(keys: &Keys, row: &StateRow) -> bool {
-    mac::verify(keys.ring().state_key(), label::STATE, &parts(row), &row.tag)
+/// Whether the tag of a state row is the right one. Rows of a restored backup may be under a former key; that they are the newest
+/// is the ledger's to say.
+pub(super) fn is_authentic(ring: &Keyring, row: &StateRow) -> bool {
+    ring.state_keys().any(|key| mac::verify(key, label::STATE, &parts(row), &row.tag))
 }
 
 /// All things of a kind that are authentic and the newest the ledger knows; and how many rows are not.
@@ -36,14 +37,14 @@ pub(super) fn load<T: DeserializeOwned>(
     rows: &[StateRow],
     kind: &str,
     standing: &Standing,
-    keys: &Keys,
+    ring: &Keyring,
 ) -> (BTreeMap<String, T>, u64) {
     let (mut things, mut untrusted) = (BTreeMap::new(), 0);
-    let ring = keys.ring();
     for row in rows.iter().filter(|row| row.kind == kind) {
-        let authentic = is_authentic(keys, row) && standing.holds(row);
-        let thing = boxed::open(ring.state_key(), label::STATE_BODY, &place(kind, &row.id), &row.body)
-            .and_then(|json| serde_json::from_slice(&json).ok());
+        let authentic = is_authentic(ring, row) && standing.holds(row);
+        let mut keys = ring.state_keys();
+        let opened = keys.find_map(|key| boxed::open(key, label::STATE_BODY, &place(kind, &row.id), &row.body));
+        let thing = opened.and_then(|json| serde_json::from_slice(&json).ok());
         match thing {
             Some(thing) if authentic => drop(things.insert(row.id.clone(), thing)),
             None if authentic => {

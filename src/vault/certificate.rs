@@ -32,18 +32,39 @@ impl Vault {
     /// [`VaultError::Denied`], `NotFound`, or what recording says.
     pub fn certificate(&self, caller: &Caller, id: Uuid) -> Result<Certificate, VaultError> {
         self.allow(caller, Permission::SeeRetention, Action::RETENTION_PLAN)?;
-        let row = find_id(&*self.store, id, 0..self.store.size())?.ok_or(VaultError::NotFound)?;
-        let meta = decode(&row)?;
-        if ![Action::DISPOSE, Action::REDACT].contains(&meta.action) || meta.outcome != Outcome::Success {
-            return Err(VaultError::NotFound);
-        }
+        let text = match find_id(&*self.store, id, 0..self.store.size())? {
+            Some(row) => {
+                let meta = decode(&row)?;
+                if ![Action::DISPOSE, Action::REDACT].contains(&meta.action) || meta.outcome != Outcome::Success {
+                    return Err(VaultError::NotFound);
+                }
+                let place = [row.sequence.to_string(), row.leaf.to_string()].join(" ");
+                words(&meta, self.origin(), &place, Timestamp(row.received_at))
+            }
+            None => self.tombstone(id).ok_or(VaultError::NotFound)?,
+        };
         let mut note = Note::new(caller, Action::RETENTION_PLAN, default_reason());
         note.record = Some(entry_record(id));
         self.record(note)?;
-        let place = [row.sequence.to_string(), row.leaf.to_string()].join(" ");
-        let text = words(&meta, self.origin(), &place, Timestamp(row.received_at));
         let text = self.ledger.sign_text(&text).map_err(|error| VaultError::Integrity(error.to_string()))?;
         Ok(Certificate { id, text })
+    }
+
+    /// What the keyring knows of a disposal whose entry is among those that a restored backup lacks.
+    fn tombstone(&self, certificate: Uuid) -> Option<String> {
+        let ring = self.keys.ring();
+        let bucket = ring.buckets().iter().find(|it| it.certificate == Some(*certificate.as_bytes()))?;
+        let end = bucket.expires_at.map_or_else(|| "never".to_owned(), |it| it.to_string());
+        let lines = [
+            "phivault disposal certificate".to_owned(),
+            format!("certificate {certificate}"),
+            format!("ledger {}", self.origin()),
+            "entry in the ledger that this one continues, among those missing since the restore".to_owned(),
+            format!("what the values of bucket {}", bucket.id),
+            format!("authority retention class {}, ended {end}", bucket.class),
+            "the keyring holds its tombstone, and no secret; metadata, commitments and proofs remain".to_owned(),
+        ];
+        Some(lines.join("\n") + "\n")
     }
 }
 

@@ -145,7 +145,7 @@ impl Vault {
     /// next start erases them.
     pub(super) fn dispose(&self, by: &By<'_>, bucket: u32) -> Result<Disposed, VaultError> {
         let _room = self.long_read()?;
-        let _alone = self.stop_reencryption();
+        let _alone = self.alone();
         let _bar = self.keys.bar(Barred::Bucket(bucket));
         self.drain()?;
         // From here on no hold can be placed or lifted until the secret is gone.
@@ -259,7 +259,7 @@ impl Vault {
 
     /// Erases the values of one entry, in one commit with the entry that records it.
     pub(super) fn redact(&self, by: &By<'_>, id: Uuid, authority: &str) -> Result<Redacted, VaultError> {
-        let _alone = self.stop_reencryption();
+        let _alone = self.alone();
         // A hold that was placed before this is seen, and one that comes now waits until it is done.
         let holds = self.holds();
         let row = self.redactable_under(id, authority, &self.in_force(&holds)?)?;

@@ -285,7 +285,7 @@ impl Vault {
         reason: CheckedReason,
         hold: &Hold,
     ) -> Result<(), VaultError> {
-        let row = book::row(&self.keys, KIND, &hold.id, hold);
+        let row = book::row(&self.keys.ring(), KIND, &hold.id, hold);
         let mut note = Note::new(caller, action, reason);
         note.record = Some(Record { kind: "Hold".into(), id: row.id.clone(), version: None });
         note.facts = vec![(STATE_DIGEST.into(), digest_of(&row))];

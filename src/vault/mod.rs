@@ -38,6 +38,7 @@ mod record;
 mod rekey;
 mod report;
 mod reseal;
+mod restate;
 mod reveal;
 mod scrub;
 mod search;
@@ -71,6 +72,7 @@ pub use ledger::Signed;
 pub use open::{Creation, Opening, Restored, create};
 pub use rekey::{Destroyed, ReencryptIn, Reencryption, Slots};
 pub use report::AccessAsked;
+pub use restate::StateRotated;
 pub use reveal::MAX_REVEAL;
 pub use search::Page;
 pub use signing::SigningRotated;
@@ -185,7 +187,7 @@ impl Vault {
             return Ok(());
         };
         threads.stop_scrubber();
-        drop(self.stop_reencryption());
+        self.stop_reencryption();
         let meta = writer::own_meta(Action::VAULT_STOP, Vec::new());
         let recorded = self.commit_now(vec![(meta, Vec::new())], Vec::new());
         let stopped = self.send(writer::Message::Stop);
@@ -213,7 +215,7 @@ impl Drop for Vault {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut threads) = threads {
             threads.stop_scrubber();
-            drop(self.stop_reencryption());
+            self.stop_reencryption();
             let (dead, _) = channel();
             *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = dead;
             drop(threads.stop_signer);

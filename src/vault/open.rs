@@ -218,10 +218,10 @@ impl Sound {
             trust::check_tail(&**store, &keys, sealed_to, signed, is_new_ledger)?
         };
         let (standing, rows) = trust::state_rows(&**store, &ledger, &seal, &KINDS)?;
-        let (tokens, mut untrusted) = Tokens::load(&rows, &standing, &keys);
-        let (approvals, more) = book::load(&rows, approval::KIND, &standing, &keys);
+        let (tokens, mut untrusted) = Tokens::load(&rows, &standing, &keys.ring());
+        let (approvals, more) = book::load(&rows, approval::KIND, &standing, &keys.ring());
         untrusted += more;
-        let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys);
+        let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys.ring());
         counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let holds_untrusted = more > 0;
         let unsealed = trust::rebuild_unsealed(&**store, sealed_to)?;

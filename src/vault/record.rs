@@ -46,6 +46,8 @@ pub(super) struct Note<'a> {
     pub(super) items: Vec<Item>,
     /// State that changes with it.
     pub(super) state: Vec<StateRow>,
+    /// Entries that go in with it.
+    pub(super) also: Vec<Meta>,
     /// The id of the entry, if something that is written before must name it.
     pub(super) id: Option<Uuid>,
 }
@@ -63,6 +65,7 @@ impl<'a> Note<'a> {
             facts: Vec::new(),
             items: Vec::new(),
             state: Vec::new(),
+            also: Vec::new(),
             id: None,
         }
     }
@@ -149,10 +152,11 @@ impl Vault {
     }
 
     /// Records an operation, durably, before its result leaves. If this fails, the operation must not happen.
-    pub(super) fn record(&self, note: Note<'_>) -> Result<Receipt, VaultError> {
+    pub(super) fn record(&self, mut note: Note<'_>) -> Result<Receipt, VaultError> {
+        let also = std::mem::take(&mut note.also).into_iter().map(|it| (it, Vec::new()));
         let (meta, items, state) = self.compose(note);
-        let mut receipts = self.commit_now(vec![(meta, items)], state)?;
-        receipts.pop().ok_or(VaultError::Unknown)
+        let receipts = self.commit_now(std::iter::once((meta, items)).chain(also).collect(), state)?;
+        receipts.into_iter().next().ok_or(VaultError::Unknown)
     }
 
     /// The entry of a note: its metadata, what is sealed with it, and the state that changes with it.
@@ -169,6 +173,7 @@ impl Vault {
             items: more,
             state,
             id,
+            also: _,
         } = note;
         items.extend(more);
         items.sort_by(|a, b| a.path.cmp(&b.path));

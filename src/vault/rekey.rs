@@ -76,6 +76,31 @@ pub(super) struct Progress {
 pub(super) struct Running {
     thread: JoinHandle<()>,
     stop: Sender<()>,
+    version: u32,
+    rate: u64,
+}
+
+/// While it is held no re-encryption moves anything, and nobody else replaces records; then the one that was stopped goes on.
+pub(super) struct Alone<'a> {
+    vault: &'a Vault,
+    running: MutexGuard<'a, Option<Running>>,
+    /// Version and rate of the one that was stopped.
+    stopped: Option<(u32, u64)>,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if let Some((version, rate)) = self.stopped {
+            self.vault.progress.go_on();
+            match self.vault.begin_to_move(version, rate) {
+                Ok(running) => *self.running = Some(running),
+                Err(_) => {
+                    tracing::error!("the re-encryption that was stopped could not go on; begin it again");
+                    self.vault.progress.fail();
+                }
+            }
+        }
+    }
 }
 
 impl Running {
@@ -141,14 +166,18 @@ impl Vault {
         let mut note = Note::new(caller, Action::KEY_REENCRYPT, reason);
         note.facts.push(("active_version".into(), version.to_string()));
         self.record(note)?;
-        let progress = self.progress.clone();
-        progress.begin(version, self.to_move(version)?);
-        let (stop, stopped) = channel();
-        let mut mover = Mover { resealer: self.resealer(), progress, rate, version, stopped, began: Instant::now() };
-        let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || mover.run());
-        let thread = thread.map_err(|_| VaultError::Busy)?;
-        *running = Some(Running { thread, stop });
+        self.progress.begin(version, self.to_move(version)?);
+        *running = Some(self.begin_to_move(version, rate)?);
         Ok(self.progress.show())
+    }
+
+    fn begin_to_move(&self, version: u32, rate: u64) -> Result<Running, VaultError> {
+        let (stop, stopped) = channel();
+        let progress = self.progress.clone();
+        let pace = Pace { rate, began: Instant::now(), done_before: progress.done.load(Ordering::Relaxed) };
+        let mut mover = Mover { resealer: self.resealer(), progress, pace, version, stopped };
+        let thread = std::thread::Builder::new().name("re-encrypt".into()).spawn(move || mover.run());
+        Ok(Running { thread: thread.map_err(|_| VaultError::Busy)?, stop, version, rate })
     }
 
     /// Entries under versions older than `version` whose values still open.
@@ -160,18 +189,22 @@ impl Vault {
         })
     }
 
-    /// Ends a re-encryption that goes on; while what is given back is held, none begins and nobody else replaces records.
-    pub(super) fn stop_reencryption(&self) -> MutexGuard<'_, Option<Running>> {
+    /// Ends a re-encryption that goes on, for good.
+    pub(super) fn stop_reencryption(&self) {
+        let mut alone = self.alone();
+        alone.stopped = None;
+    }
+
+    /// Stops a re-encryption that goes on, until what is given back is dropped.
+    pub(super) fn alone(&self) -> Alone<'_> {
         let mut running = self.reencryption.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = running.take() {
-            if !running.thread.is_finished() {
-                tracing::warn!(
-                    "a re-encryption is stopped for what is more urgent; begin it again, it goes on where it was"
-                );
-            }
-            running.stop();
+        let mut stopped = None;
+        if let Some(it) = running.take() {
+            // One that has come to its end meanwhile finds nothing to move.
+            stopped = (!it.thread.is_finished()).then_some((it.version, it.rate));
+            it.stop();
         }
-        running
+        Alone { vault: self, running, stopped }
     }
 
     /// How far the last re-encryption got. Asked again and again, so it is not recorded; it names nobody.
@@ -318,6 +351,17 @@ impl Progress {
         self.running.store(true, Ordering::Release);
     }
 
+    /// It was stopped, and goes on.
+    fn go_on(&self) {
+        self.failed.store(false, Ordering::Relaxed);
+        self.running.store(true, Ordering::Release);
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.running.store(false, Ordering::Release);
+    }
+
     fn show(&self) -> Reencryption {
         let number = |it: &AtomicU64| it.load(Ordering::Relaxed);
         let running = self.running.load(Ordering::Acquire);
@@ -337,10 +381,16 @@ impl Progress {
 struct Mover {
     resealer: Resealer,
     progress: Arc<Progress>,
-    rate: u64,
+    pace: Pace,
     version: u32,
     stopped: Receiver<()>,
+}
+
+/// How fast it may go: entries a second since it began, with so many done before.
+struct Pace {
+    rate: u64,
     began: Instant,
+    done_before: u64,
 }
 
 impl Mover {
@@ -380,7 +430,7 @@ impl Mover {
                     go_on: &|done| {
                         self.progress.damaged.fetch_add(done.damaged.len() as u64, Ordering::Relaxed);
                         self.progress.done.fetch_add(done.replaced, Ordering::Relaxed);
-                        keep_pace(&self.progress, self.rate, self.began, &self.stopped)
+                        keep_pace(&self.progress, &self.pace, &self.stopped)
                     },
                 };
                 match self.resealer.replace(range, &work) {
@@ -404,10 +454,10 @@ impl Mover {
 }
 
 /// Waits until what was done is due at the rate; `false` when it is time to stop.
-fn keep_pace(progress: &Progress, rate: u64, began: Instant, stopped: &Receiver<()>) -> bool {
-    let done = progress.done.load(Ordering::Relaxed);
-    let due = done.checked_mul(1_000_000).and_then(|it| it.checked_div(rate)).unwrap_or(0);
-    let wait = Duration::from_micros(due).saturating_sub(began.elapsed());
+fn keep_pace(progress: &Progress, pace: &Pace, stopped: &Receiver<()>) -> bool {
+    let done = progress.done.load(Ordering::Relaxed).saturating_sub(pace.done_before);
+    let due = done.checked_mul(1_000_000).and_then(|it| it.checked_div(pace.rate)).unwrap_or(0);
+    let wait = Duration::from_micros(due).saturating_sub(pace.began.elapsed());
     matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }
 

@@ -23,6 +23,8 @@ pub(super) const VERIFIER_KEY: &str = "verifier_key";
 pub(super) const PATIENT_IDS: &str = "patient_ids";
 /// The fact by which an entry commits to one state row.
 pub(super) const STATE_DIGEST: &str = "state_digest";
+/// With kind and id behind it, the fact by which an entry commits to one of many state rows.
+pub(super) const STATE_DIGESTS: &str = "state_digest/";
 /// The fact by which a seal entry commits to all state rows.
 pub(super) const STATE_ROOT: &str = "state_root";
 
@@ -79,6 +81,12 @@ impl Standing {
             self.rows.insert((record.kind.to_lowercase(), record.id.clone()), digest.to_owned());
             changes = true;
         }
+        for (name, digest) in &meta.facts {
+            if let Some((kind, id)) = name.strip_prefix(STATE_DIGESTS).and_then(|it| it.split_once('/')) {
+                self.rows.insert((kind.to_owned(), id.to_owned()), digest.clone());
+                changes = true;
+            }
+        }
         // Entry 0 is not followed by a seal entry: the first start sees to that.
         changes && meta.action != Action::VAULT_CREATE
     }
@@ -86,10 +94,10 @@ impl Standing {
     /// Whether an entry may say something about what stands.
     pub(super) fn concerns(meta: &Meta<&str>) -> bool {
         meta.action.kind() == Kind::Vault
-            && meta
-                .facts
-                .iter()
-                .any(|(name, _)| [KEYRING_DIGEST, VERIFIER_KEY, PATIENT_IDS, STATE_DIGEST].contains(name))
+            && meta.facts.iter().any(|(name, _)| {
+                [KEYRING_DIGEST, VERIFIER_KEY, PATIENT_IDS, STATE_DIGEST].contains(name)
+                    || name.starts_with(STATE_DIGESTS)
+            })
     }
 
     /// Whether the newest form of a state row is this one.

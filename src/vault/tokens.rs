@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::crypto::keyring::Keyring;
 use crate::crypto::token::{HashedToken, PlainToken};
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
@@ -23,7 +24,6 @@ use super::Vault;
 use super::approval::{Asked, Done, Operation, refused};
 use super::book;
 use super::error::VaultError;
-use super::keys::Keys;
 use super::record::{CheckedReason, Note, default_reason};
 use super::standing::{STATE_DIGEST, Standing, digest_of};
 
@@ -111,10 +111,10 @@ struct TokenRow {
 impl Tokens {
     /// Takes the tokens from state rows, and leaves out every row that is not authentic or not the newest the ledger knows;
     /// how many those are.
-    pub(super) fn load(rows: &[StateRow], standing: &Standing, keys: &Keys) -> (Self, u64) {
+    pub(super) fn load(rows: &[StateRow], standing: &Standing, ring: &Keyring) -> (Self, u64) {
         let (mut tokens, mut untrusted) = (Self::default(), 0);
         for row in rows.iter().filter(|row| row.kind == KIND) {
-            let authentic = book::is_authentic(keys, row);
+            let authentic = book::is_authentic(ring, row);
             match TokenRow::decode(&row.body) {
                 Ok(token) if authentic && standing.holds(row) && token.view.id == row.id => {
                     tokens.by_hash.insert(token.hash, token);
@@ -131,6 +131,11 @@ impl Tokens {
             tracing::error!(token = %id, "the row of a token that the ledger records is gone from the database");
         }
         (tokens, untrusted)
+    }
+
+    /// The rows of all of them under a keyring.
+    pub(super) fn rows<'a>(&'a self, ring: &'a Keyring) -> impl Iterator<Item = StateRow> + 'a {
+        self.by_hash.values().map(|it| book::tagged(ring, KIND, &it.view.id, it.encode()))
     }
 }
 
@@ -312,7 +317,7 @@ impl Vault {
         view.role == Role::Admin && view.is_valid(now) && !self.read_tokens().by_hash.values().any(other)
     }
 
-    fn read_tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {
+    pub(super) fn read_tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {
         self.tokens.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -331,7 +336,7 @@ impl Vault {
 
     /// The row and the entry that commits to it go in together.
     fn record_token(&self, mut note: Note<'_>, token: &TokenRow) -> Result<(), VaultError> {
-        let row = book::tagged(&self.keys, KIND, &token.view.id, token.encode());
+        let row = book::tagged(&self.keys.ring(), KIND, &token.view.id, token.encode());
         note.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
         note.facts.extend([
             (STATE_DIGEST.into(), digest_of(&row)),

@@ -332,3 +332,37 @@ async fn a_backup_from_before_a_key_was_destroyed_is_restored_without_what_was_u
     server.stop();
     two.app.finish();
 }
+
+#[tokio::test]
+async fn a_backup_from_before_a_new_state_key_and_a_disposal_keeps_its_tokens_and_the_certificate() {
+    let mut two = crate::keys::Two::spawn().await;
+    let old = two.app.submitter().submit(&entry()).await;
+    two.app.submitter().get(&format!("/v1/entries/{}/proof", old["id"].as_str().unwrap())).await;
+    two.app.stop();
+    two.app.set("PHIVAULT_TEST_DAYS_AHEAD", &crate::keys::TEN_YEARS.to_string());
+    two.app.start();
+    let there = Elsewhere::of(&two.app);
+    there.back_up(&two.app, "backup");
+    let answer = two.app.admin().post("/v1/keys/rotate-state", &json!({"reason": crate::keys::reason()})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let planned = two.app.officer().get("/v1/retention/plan").await.json();
+    let due = planned["buckets"].as_array().unwrap().iter().find(|it| it["state"] == "due").unwrap()["bucket"].clone();
+    let done = two.both(&json!({"operation": "dispose", "bucket": due})).await;
+    std::fs::copy(two.app.dir().join("keys/keyring"), there.path("keyring")).unwrap();
+    let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+    let more: &[(&str, &Path)] = if blind { &[("", Path::new("--blind"))] } else { &[] };
+    there.restore(0, &two.app, "backup", "new", more);
+    let new = there.path("new");
+    let server = serve(&new, &[]).unwrap();
+    let id = done["certificate"].as_str().unwrap();
+    let at = format!("{}/v1/retention/certificates/{id}", server.url);
+    let shown = crate::app::http().get(at).bearer_auth(&two.app.officer().token).send().await.unwrap();
+    assert_eq!(shown.status().as_u16(), 200, "its token is under the former key");
+    let text = shown.json::<serde_json::Value>().await.unwrap()["text"].as_str().unwrap().to_owned();
+    assert!(
+        text.contains(&format!("what the values of bucket {due}\n")) && text.contains("missing since the restore"),
+        "{text}"
+    );
+    server.stop();
+    two.app.finish();
+}

@@ -18,6 +18,7 @@ mod life;
 mod retention;
 mod rituals;
 mod slots;
+mod state;
 
 /// Days until values received now under the shipped ten years are due.
 pub const TEN_YEARS: i64 = 11 * 366;

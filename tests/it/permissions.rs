@@ -42,6 +42,7 @@ DELETE /v1/tokens/{id}           | 403 403 403 404 401 401 401 401 401 401 | tok
 GET    /v1/keys                  | 403 403 200 200 401 401 401 401 401 401 | key_list
 POST   /v1/keys/rotate           | 403 403 403 200 401 401 401 401 401 401 | key_rotate
 POST   /v1/keys/rotate-index     | 403 403 403 200 401 401 401 401 401 401 | key_index
+POST   /v1/keys/rotate-state     | 403 403 403 200 401 401 401 401 401 401 | key_state
 POST   /v1/keys/re-encrypt       | 403 403 403 202 401 401 401 401 401 401 | key_reencrypt
 GET    /v1/keys/re-encrypt       | 403 403 200 200 401 401 401 401 401 401 | key_list
 POST   /v1/admin/operations      | 403 403 403 422 401 401 401 401 401 401 | approval

@@ -17,7 +17,7 @@ use crate::crypto::secret::Secret;
 use crate::domain::canonical::{put_prefixed, take_prefixed, utf8};
 use crate::domain::time::Timestamp;
 
-use super::{Bucket, DataKey, KeyState, Keyring, KeyringError, OWN_BUCKET};
+use super::{Bucket, DataKey, FormerKey, KeyState, Keyring, KeyringError, OWN_BUCKET};
 
 /// The largest keyring file that is read, in bytes.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
@@ -74,7 +74,10 @@ impl Keyring {
 
     pub(super) fn body(&self) -> Zeroizing<Vec<u8>> {
         // Room for all of it at once, so that growing leaves no copies behind.
-        let room = 1024 + 128 * (self.versions.len() + self.index_keys.len()) + 512 * self.buckets.len();
+        let room = 1024
+            + 128 * (self.versions.len() + self.index_keys.len())
+            + 512 * self.buckets.len()
+            + 64 * self.former_state_keys.len();
         let mut out = Zeroizing::new(Vec::with_capacity(room));
         let secret =
             |out: &mut Vec<u8>, secret: Option<&Secret>| put_prefixed(out, secret.map_or(&[], |it| it.expose()));
@@ -110,6 +113,14 @@ impl Keyring {
         }
         secret(&mut out, Some(&self.state_key));
         secret(&mut out, Some(&self.cursor_key));
+        // Absent while there are none, as in the first files of this format.
+        if !self.former_state_keys.is_empty() {
+            count(&mut out, self.former_state_keys.len());
+            for it in &self.former_state_keys {
+                out.extend_from_slice(&it.retired_at.0.to_be_bytes());
+                secret(&mut out, Some(&it.key));
+            }
+        }
         out
     }
 
@@ -135,6 +146,14 @@ impl Keyring {
             index_keys.push(IndexKey { version: take_u32(&mut rest)?, key: take_secret(&mut rest)?? });
         }
         let (state_key, cursor_key) = (take_secret(&mut rest)??, take_secret(&mut rest)??);
+        let mut former_state_keys = Vec::new();
+        if !rest.is_empty() {
+            let some = take_u32(&mut rest).filter(|it| *it > 0)?;
+            for _ in 0..some {
+                let retired_at = Timestamp(i64::from_be_bytes(take(&mut rest)?));
+                former_state_keys.push(FormerKey { retired_at, key: take_secret(&mut rest)?? });
+            }
+        }
         let sound = rest.is_empty()
             && versions.last().is_some_and(|it: &DataKey| it.state == KeyState::Active && it.key.is_some())
             && versions.is_sorted_by(|a, b| a.version < b.version)
@@ -144,7 +163,16 @@ impl Keyring {
             && buckets.iter().all(|it| it.secret.is_some() == it.certificate.is_none())
             && !index_keys.is_empty();
         let (generation, slots) = (0, Vec::new());
-        sound.then_some(Self { generation, versions, buckets, index_keys, state_key, cursor_key, slots })
+        sound.then_some(Self {
+            generation,
+            versions,
+            buckets,
+            index_keys,
+            state_key,
+            former_state_keys,
+            cursor_key,
+            slots,
+        })
     }
 }
 

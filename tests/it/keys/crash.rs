@@ -44,6 +44,18 @@ async fn a_rotation_that_dies_is_finished_or_never_was() {
 }
 
 #[tokio::test]
+async fn a_new_state_key_that_dies_is_in_force_or_never_was() {
+    let mut two = Two::spawn().await;
+    for point in KEYRING {
+        die_in(&mut two, point, "/v1/keys/rotate-state", &json!({"reason": reason()}), false).await;
+        let ready = two.app.admin().get("/v1/tokens").await;
+        assert_eq!(ready.status, 200, "{point}: {ready:?}");
+        two.app.submitter().submit(&entry()).await;
+    }
+    two.app.finish();
+}
+
+#[tokio::test]
 async fn a_re_encryption_that_dies_goes_on() {
     let mut two = Two::spawn().await;
     let kept = two.app.submitter().submit(&entry()).await;

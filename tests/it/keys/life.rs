@@ -23,6 +23,8 @@ enum Event {
     /// An entry of a patient, in a class.
     Submit(u8, bool),
     Rotate,
+    /// The keys of state rows and of the blind index.
+    RotateOthers,
     Reencrypt,
     /// The oldest version that is not destroyed.
     Destroy,
@@ -45,6 +47,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (0..3_u8, any::<bool>()).prop_map(|(patient, long)| Event::Submit(patient, long)),
         3 => Just(Event::Rotate),
+        1 => Just(Event::RotateOthers),
         2 => Just(Event::Reencrypt),
         3 => Just(Event::Destroy),
         1 => Just(Event::AddSlot),
@@ -116,6 +119,13 @@ impl Life {
             Event::Rotate => {
                 self.keyring_before = Some(std::fs::read(self.keyring()).unwrap());
                 self.two.rotate().await;
+            }
+            Event::RotateOthers => {
+                for what in ["rotate-state", "rotate-index"] {
+                    let path = format!("/v1/keys/{what}");
+                    let answer = self.two.app.admin().post(&path, &json!({"reason": reason()})).await;
+                    assert!(answer.status == 200 || answer.code() == "too_many_index_keys", "{answer:?}");
+                }
             }
             Event::Reencrypt => {
                 let moved = reencrypt(&self.two.app).await;
