@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::crypto::keyring::KeyState;
+use crate::crypto::keyring::{KeyState, Keyring};
 use crate::crypto::lock::{MAX_SLOTS, Slot};
 use crate::crypto::seal::{self, Header};
 use crate::domain::action::Action;
@@ -24,7 +24,7 @@ use crate::store::{Row, SEGMENT};
 use super::Vault;
 use super::approval::{By, refused};
 use super::error::VaultError;
-use super::keys::{Barred, Keys};
+use super::keys::Barred;
 use super::record::Note;
 use super::reseal::{Fate, Resealer, Work, count};
 use super::writer::Message;
@@ -155,7 +155,7 @@ impl Vault {
             // Something is being erased.
             Err(TryLockError::WouldBlock) => return Err(VaultError::Busy),
         };
-        if running.as_ref().is_some_and(|it| !it.thread.is_finished()) {
+        if running.is_some() && self.progress.running.load(Ordering::Acquire) {
             return Err(refused(
                 "",
                 "already_running",
@@ -420,13 +420,14 @@ impl Mover {
             while position < end {
                 let range = self.resealer.range_of(position)?;
                 position = range.end;
-                let keys = self.resealer.keys.clone();
+                // A version that is destroyed meanwhile seals nothing: its records were counted.
+                let ring = self.resealer.keys.ring();
                 let work = Work {
                     action: Action::KEY_REENCRYPT,
                     facts: vec![("active_version".into(), version.to_string())],
                     note: None,
-                    wanted: &|_, sealed| older(seal::counted_under(sealed).0) && has_bucket(&keys, sealed, version),
-                    fate: &|row| again(&keys, row, version),
+                    wanted: &|_, sealed| older(seal::counted_under(sealed).0) && has_bucket(&ring, sealed, version),
+                    fate: &|row| again(&ring, row, version),
                     go_on: &|done| {
                         self.progress.damaged.fetch_add(done.damaged.len() as u64, Ordering::Relaxed);
                         self.progress.done.fetch_add(done.replaced, Ordering::Relaxed);
@@ -462,14 +463,13 @@ fn keep_pace(progress: &Progress, pace: &Pace, stopped: &Receiver<()>) -> bool {
 }
 
 /// Whether the bucket of a record is still there; what was disposed of is erased, not moved.
-fn has_bucket(keys: &Keys, sealed: &[u8], version: u32) -> bool {
-    seal::header(sealed).is_ok_and(|header| keys.ring().resealing(header, version).is_some())
+fn has_bucket(ring: &Keyring, sealed: &[u8], version: u32) -> bool {
+    seal::header(sealed).is_ok_and(|header| ring.resealing(header, version).is_some())
 }
 
 /// A record under the version that everything moves to (the ledger says which, so it stays the same if the keys rotate
 /// meanwhile), once it has shown that it is what the ledger committed to.
-fn again(keys: &Keys, row: &Row, version: u32) -> Fate {
-    let ring = keys.ring();
+fn again(ring: &Keyring, row: &Row, version: u32) -> Fate {
     let (Ok(header), Ok(meta)) = (seal::header(&row.sealed), Meta::borrow(&row.meta)) else { return Fate::Damaged };
     match (ring.opening(header), ring.resealing(header, version)) {
         (Some(old), Some(new)) => {

@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 use crate::crypto::seal;
 use crate::domain::action::Action;
 use crate::domain::entry::Receipt;
+use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::rules::Item;
 use crate::ledger::hash::Hash;
-use crate::ledger::tree::Edge;
-use crate::store::{Row, Store, StoreError};
+use crate::ledger::tree::{Edge, TILE_WIDTH};
+use crate::store::{Order, Row, Store, StoreError};
 
 use super::error::VaultError;
 use super::fault;
@@ -106,11 +107,29 @@ impl Resealer {
         }
     }
 
-    /// All re-encryptions and erasures. Every entry is read and shown to be in the tree: who hid a statement could put older records
-    /// back, which an older statement vouches for.
+    /// All re-encryptions and erasures. Every entry is read, on all cores, and shown to be in the tree: who hid a statement could
+    /// put older records back, which an older statement vouches for.
     fn statements(&self) -> Result<BTreeMap<u64, (u64, String)>, VaultError> {
+        let (size, cores) = (self.store.size(), cores() as u64);
+        let share = size.div_ceil(cores).next_multiple_of(TILE_WIDTH as u64);
+        let parts = std::thread::scope(|scope| {
+            let parts: Vec<_> = (0..cores)
+                .map(|n| size.min(n * share)..size.min((n + 1) * share))
+                .map(|part| scope.spawn(|| self.statements_in(part)))
+                .collect();
+            parts.into_iter().map(|part| part.join().expect("reading entries does not panic")).collect::<Vec<_>>()
+        });
         let mut all = BTreeMap::new();
-        each_proven(&*self.store, &self.ledger, 0..self.store.size(), &mut |_, meta| {
+        // The order counts: a later statement takes the place of an earlier one.
+        for part in parts {
+            all.extend(part?);
+        }
+        Ok(all)
+    }
+
+    fn statements_in(&self, part: Range<u64>) -> Result<BTreeMap<u64, (u64, String)>, VaultError> {
+        let mut all = BTreeMap::new();
+        each_proven(&*self.store.apart(1), &self.ledger, part, &mut |_, meta| {
             let number = |name| meta.fact(name).and_then(|it| it.parse::<u64>().ok());
             let replaces = [Action::KEY_REENCRYPT, Action::ERASE, Action::REDACT].contains(&meta.action);
             if let (true, Some(from), Some(to), Some(root)) =
@@ -134,18 +153,28 @@ impl Resealer {
 
     /// The range between two seal entries that holds an entry. If no seal entry covers it yet, one is made.
     pub(super) fn range_of(&self, sequence: u64) -> Result<Range<u64>, VaultError> {
-        if let Some(range) = self.sealed_range(sequence)? {
+        // Most often the index tells; what it hides, reading the entries finds.
+        let seals = [vec![Term::new(Dimension::Action, &[Action::SEAL.name().as_bytes()])]];
+        let found = self.store.find(&seals, sequence + 1..self.store.size(), Order::OldestFirst, 1)?;
+        if let Some(next) = found.sequences.first()
+            && let Ok(Some(range)) = self.sealed_range(sequence, *next..*next + 1)
+        {
+            return Ok(range);
+        }
+        if let Some(range) = self.sealed_range(sequence, sequence + 1..self.store.size())? {
             return Ok(range);
         }
         let (reply, done) = oneshot::channel();
         self.send(Message::Seal(reply))?;
         done.blocking_recv().map_err(|_| VaultError::Unknown)?;
-        self.sealed_range(sequence)?.ok_or_else(|| VaultError::Integrity("an entry is covered by no seal entry".into()))
+        let range = self.sealed_range(sequence, sequence + 1..self.store.size())?;
+        range.ok_or_else(|| VaultError::Integrity("an entry is covered by no seal entry".into()))
     }
 
-    fn sealed_range(&self, sequence: u64) -> Result<Option<Range<u64>>, VaultError> {
+    /// What the first seal entry among `after` covers, if there is one.
+    fn sealed_range(&self, sequence: u64, after: Range<u64>) -> Result<Option<Range<u64>>, VaultError> {
         let (mut found, mut wrong) = (None, None);
-        self.store.scan(sequence + 1..self.store.size(), &mut |row| {
+        self.store.scan(after, &mut |row| {
             match Meta::borrow(&row.meta) {
                 Ok(meta) if meta.action == Action::SEAL => {
                     let from = meta.fact("from").and_then(|it| it.parse().ok()).filter(|from| *from <= sequence);
@@ -308,10 +337,13 @@ fn altered(sequence: u64) -> VaultError {
     VaultError::Integrity(format!("entry {sequence} is not what the ledger holds"))
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// The fates of rows, worked out on all cores.
 fn side_by_side(rows: &[Row], fate: &(dyn Fn(&Row) -> Fate + Sync)) -> Vec<Fate> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let share = rows.len().div_ceil(cores).max(64);
+    let share = rows.len().div_ceil(cores()).max(64);
     std::thread::scope(|scope| {
         let parts: Vec<_> =
             rows.chunks(share).map(|part| scope.spawn(move || part.iter().map(fate).collect::<Vec<_>>())).collect();

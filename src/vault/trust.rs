@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::crypto::seal;
 use crate::domain::action::Action;
+use crate::domain::canonical::NotCanonical;
 use crate::domain::meta::Meta;
 use crate::ledger::hash::Hash;
 use crate::ledger::leaf::entry_leaf;
@@ -41,9 +42,11 @@ pub(super) fn check_first(store: &dyn Store) -> Result<(), OpenError> {
 }
 
 pub(super) fn meta_of(row: &Row) -> Result<Meta, OpenError> {
-    Meta::decode(&row.meta).map_err(|error| {
-        StoreError::Corrupt(format!("the metadata of entry {} does not read: {error}", row.sequence)).into()
-    })
+    Meta::decode(&row.meta).map_err(|error| unread(row.sequence, error))
+}
+
+fn unread(sequence: u64, error: NotCanonical) -> OpenError {
+    StoreError::Corrupt(format!("the metadata of entry {sequence} does not read: {error}")).into()
 }
 
 /// Rebuilds the right edge of the tree: tiles that are complete from the store, the rest from the entries themselves. The
@@ -96,11 +99,11 @@ pub(super) fn newest_seal(store: &dyn Store, ledger: &Ledger) -> Result<(u64, Me
         let mut newest = None;
         each_proven(store, ledger, begin..end, &mut |row, meta| {
             if meta.action == Action::SEAL || row.sequence == 0 {
-                newest = Some((row.sequence, meta));
+                newest = Some((row.sequence, row.meta.clone()));
             }
         })?;
-        if let Some(found) = newest {
-            return Ok(found);
+        if let Some((sequence, bytes)) = newest {
+            return Ok((sequence, Meta::decode(&bytes).map_err(|error| unread(sequence, error))?));
         }
         end = begin;
     }
@@ -128,10 +131,16 @@ pub(super) fn state_rows(
     }
     tracing::error!("the state rows in the database are not the newest; all entries are read to tell which are");
     let mut standing = Standing::default();
-    each_proven(store, ledger, 0..store.size(), &mut |_, meta| {
-        standing.apply(&meta);
+    let mut wrong = None;
+    each_proven(store, ledger, 0..store.size(), &mut |row, meta| {
+        if Standing::concerns(meta) {
+            match meta_of(row) {
+                Ok(meta) => drop(standing.apply(&meta)),
+                Err(error) => wrong = Some(error),
+            }
+        }
     })?;
-    Ok((standing, rows))
+    wrong.map_or(Ok((standing, rows)), Err)
 }
 
 /// Calls `each` with the entries of a range that begins with a tile of leaves. Each is shown to be in the tree: its leaf is
@@ -140,18 +149,18 @@ pub(super) fn each_proven(
     store: &dyn Store,
     ledger: &Ledger,
     range: std::ops::Range<u64>,
-    each: &mut dyn FnMut(&Row, Meta),
+    each: &mut dyn FnMut(&Row, &Meta<&str>),
 ) -> Result<(), OpenError> {
     let mut wrong = None;
     store.scan(range, &mut |row| {
         let leaf = leaf_of(&row);
         let tile_begins = row.sequence % TILE_WIDTH as u64 == 0;
         let proven = if tile_begins { ledger.has_leaf(row.sequence, &leaf) } else { Ok(true) };
-        match (proven, meta_of(&row)) {
+        match (proven, Meta::borrow(&row.meta)) {
             // A disk that refuses says nothing about the entry.
             (Err(error), _) => wrong = Some(error.into()),
-            (Ok(true), Ok(meta)) if leaf == row.leaf => each(&row, meta),
-            (Ok(true), Err(error)) if leaf == row.leaf => wrong = Some(error),
+            (Ok(true), Ok(meta)) if leaf == row.leaf => each(&row, &meta),
+            (Ok(true), Err(error)) if leaf == row.leaf => wrong = Some(unread(row.sequence, error)),
             (Ok(_), _) => wrong = Some(altered(row.sequence)),
         }
         wrong.is_none()

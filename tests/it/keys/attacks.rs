@@ -4,7 +4,7 @@ use phivault::crypto::token::PlainToken;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{TEN_YEARS, Two, reason, reencrypt, reveal};
+use super::{TEN_YEARS, Two, reason, reencrypt, reveal, until_moved};
 use crate::app::{App, entry, verify};
 
 fn database(app: &App) -> Connection {
@@ -206,10 +206,10 @@ async fn a_vault_whose_records_are_being_replaced_verifies_all_the_while() {
     assert_eq!(two.app.admin().post("/v1/keys/re-encrypt", &body).await.status, 202);
     let dir = two.app.dir().to_owned();
     let verifying = std::thread::spawn(move || (0..6).map(|_| verify(&dir)).collect::<Vec<_>>());
-    // The disposal comes in between; it stops the re-encryption, and nothing is called damaged.
+    // The disposal comes in between; the re-encryption waits for it and goes on, and nothing is called damaged.
     let done = two.approve(&dispose).await;
     assert_eq!((done.status, &done.json()["entries"]), (200, &json!(9_000)), "{done:?}");
-    let moved = reencrypt(&two.app).await;
+    let moved = until_moved(&two.app).await;
     assert!(moved["damaged"] == json!(0) && moved["problem"].is_null(), "{moved:#}");
     for (code, report) in verifying.join().unwrap() {
         assert_eq!(code, 0, "{report:#}");
