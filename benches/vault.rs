@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use phivault::config::Settings;
 use phivault::domain::caller::{Caller, Role};
+use phivault::domain::fields::Fields;
 use phivault::domain::query::QueryIn;
 use phivault::domain::retention::Retention;
 use phivault::domain::rules::{NoOp, Rules};
@@ -323,16 +324,18 @@ fn create(dir: &Path) {
 fn open(dir: &Path) -> Vault {
     let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
     let retention = Retention::parse(include_str!("../config/retention.toml")).expect("the classes read");
+    let fields = Fields::parse(include_str!("../config/fields.toml")).expect("the fields read");
     Vault::open(Opening {
         data: dir.join("data"),
         keys: KeyPaths::in_folder(&dir.join("keys")),
         unlock: &unlock,
         settings: vault::Settings {
-            rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep, retention },
+            rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep, retention, fields },
             blind_patients: false,
             queue_kib: 65_536,
             scrub_per_second: 0,
             two_person: false,
+            restore_seconds: 604_800,
             approval_seconds: 60,
             reencrypt_per_second: 0,
             rotate_days: 0,

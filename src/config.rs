@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::domain::fields::Fields;
 use crate::domain::retention::Retention;
 use crate::domain::rules::{NoOp, Rules};
 
@@ -102,6 +103,8 @@ pub struct Admin {
     pub two_person: bool,
     /// How long a request waits for one, seconds.
     pub approval_seconds: i64,
+    /// How long a plan to restore a record waits to be confirmed, seconds.
+    pub restore_seconds: i64,
 }
 
 /// How patient ids rest.
@@ -130,6 +133,8 @@ pub struct Entries {
     pub reasons: Option<PathBuf>,
     /// The retention classes; the built-in ones if absent.
     pub retention: Option<PathBuf>,
+    /// What is known of fields; the built-in file if absent.
+    pub fields: Option<PathBuf>,
 }
 
 /// `[limits]`
@@ -223,7 +228,7 @@ impl Default for Keys {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { two_person: true, approval_seconds: 86_400 }
+        Self { two_person: true, approval_seconds: 86_400, restore_seconds: 604_800 }
     }
 }
 
@@ -236,6 +241,7 @@ impl Default for Entries {
             max_skew_seconds: 300,
             reasons: None,
             retention: None,
+            fields: None,
         }
     }
 }
@@ -328,13 +334,14 @@ impl Settings {
     }
 
     /// The rules for entries.
-    pub fn rules(&self, retention: Retention) -> Rules {
+    pub fn rules(&self, retention: Retention, fields: Fields) -> Rules {
         let entries = &self.entries;
         Rules {
             require_patient: entries.require_patient,
             max_skew_seconds: entries.max_skew_seconds,
             no_op: entries.no_op,
             retention,
+            fields,
         }
     }
 
@@ -348,6 +355,7 @@ impl Settings {
             keys.key_file.as_mut(),
             self.entries.reasons.as_mut(),
             self.entries.retention.as_mut(),
+            self.entries.fields.as_mut(),
             evidence.policy.as_mut(),
             evidence.anchor_file.as_mut(),
         ];
@@ -390,6 +398,7 @@ impl Settings {
             ((0..=3_650).contains(&keys.rotate_days), "keys.rotate_days is 0 to 3650."),
             ((0..=36_500).contains(&keys.backup_days), "keys.backup_days is 0 to 36500."),
             ((60..=2_592_000).contains(&self.admin.approval_seconds), "admin.approval_seconds is 60 to 2592000."),
+            ((60..=31_536_000).contains(&self.admin.restore_seconds), "admin.restore_seconds is 60 to 31536000."),
             (self.evidence.scrub_per_second <= 1_000_000, "evidence.scrub_per_second is 0 to 1000000."),
             ((1..=86_400).contains(&self.evidence.anchor_seconds), "evidence.anchor_seconds is 1 to 86400."),
             ((0..=86_400).contains(&self.entries.max_skew_seconds), "entries.max_skew_seconds is 0 to 86400."),

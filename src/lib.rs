@@ -11,6 +11,7 @@
 //! - [`ledger`] why nobody can rewrite it: tiles, proofs, checkpoints
 //! - [`store`] where it rests
 //! - [`vault`] what may happen: the one guarded door
+//! - [`report`] how reports look: charts, pages, files
 //! - [`http`] and [`cli`] translation only
 //! - [`config`], [`keyfile`], [`telemetry`] composition: settings, key files, diagnostics
 //! - [`witness`] both sides of C2SP tlog-witness
@@ -24,6 +25,7 @@ pub mod domain;
 pub mod http;
 pub mod keyfile;
 pub mod ledger;
+pub mod report;
 pub mod store;
 pub mod telemetry;
 pub mod vault;

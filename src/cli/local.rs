@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use zeroize::Zeroizing;
 
 use crate::config::{PatientIds, Settings};
+use crate::domain::fields::Fields;
 use crate::domain::retention::Retention;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyfile::{self, KeyPaths};
@@ -17,6 +18,8 @@ use crate::vault::{Opening, Restored, Unlock, Vault};
 const REASONS: &str = include_str!("../../config/reasons.toml");
 /// The retention classes that ship with the program.
 const RETENTION: &str = include_str!("../../config/retention.toml");
+/// What ships with the program about fields.
+const FIELDS: &str = include_str!("../../config/fields.toml");
 /// How long a command that gives the key may take.
 const COMMAND_SECONDS: u64 = 30;
 /// A passphrase in the environment; works, with a warning.
@@ -83,20 +86,12 @@ pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
 /// # Errors
 /// One sentence with the remedy.
 pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Restored>) -> anyhow::Result<Vault> {
-    let vocabulary = match &settings.entries.reasons {
-        None => REASONS.to_owned(),
-        Some(path) => std::fs::read_to_string(path).with_context(|| {
-            format!("The reason vocabulary {} that entries.reasons names cannot be read", path.display())
-        })?,
-    };
-    let retention = match &settings.entries.retention {
-        None => RETENTION.to_owned(),
-        Some(path) => std::fs::read_to_string(path).with_context(|| {
-            format!("The retention classes {} that entries.retention names cannot be read", path.display())
-        })?,
-    };
-    let retention =
-        Retention::parse(&retention).map_err(|error| anyhow!("The retention classes cannot be used: {error}."))?;
+    let entries = &settings.entries;
+    let vocabulary = site_file(entries.reasons.as_deref(), REASONS, "entries.reasons")?;
+    let retention = Retention::parse(&site_file(entries.retention.as_deref(), RETENTION, "entries.retention")?)
+        .map_err(|error| anyhow!("The retention classes cannot be used: {error}."))?;
+    let fields = Fields::parse(&site_file(entries.fields.as_deref(), FIELDS, "entries.fields")?)
+        .map_err(|error| anyhow!("The fields cannot be used: {error}. Mend the file that entries.fields names."))?;
     if keyfile::same_device(&settings.storage.data_dir, &settings.keys.keyring) {
         tracing::warn!("keys and data lie on one device: who steals it has both; put [keys] on another device");
     }
@@ -105,12 +100,13 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
         keys: key_paths(settings),
         unlock,
         settings: crate::vault::Settings {
-            rules: settings.rules(retention),
+            rules: settings.rules(retention, fields),
             blind_patients: settings.entries.patient_ids == PatientIds::Blind,
             queue_kib: settings.limits.queue_kib,
             scrub_per_second: settings.evidence.scrub_per_second,
             two_person: settings.admin.two_person,
             approval_seconds: settings.admin.approval_seconds,
+            restore_seconds: settings.admin.restore_seconds,
             reencrypt_per_second: settings.keys.reencrypt_per_second,
             rotate_days: settings.keys.rotate_days,
             keyring_backup_days: settings.keys.backup_days,
@@ -248,4 +244,13 @@ fn read_descriptor(fd: i32) -> anyhow::Result<Zeroizing<String>> {
 fn clock_state() -> &'static str {
     let synchronised = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid"];
     if synchronised.iter().any(|path| Path::new(path).exists()) { "synchronised" } else { "unknown" }
+}
+
+/// The text of a file of the site, or what ships with the program.
+fn site_file(path: Option<&Path>, built_in: &str, setting: &str) -> anyhow::Result<String> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path)
+            .with_context(|| format!("The file {} that {setting} names cannot be read", path.display()))
+    };
+    path.map_or_else(|| Ok(built_in.to_owned()), read)
 }

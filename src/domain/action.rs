@@ -43,10 +43,12 @@ macro_rules! actions {
 }
 
 actions! {
+    BASELINE "baseline" Change,
     CREATE "create" Change,
     READ "read" Access,
     UPDATE "update" Change,
     DELETE "delete" Change,
+    RESTORE "restore" Change,
     QUERY "query" Session,
     PRINT "print" Access,
     COPY "copy" Access,
@@ -76,6 +78,7 @@ actions! {
     KEY_INDEX "key_index" Vault,
     KEY_STATE "key_state" Vault,
     APPROVAL "approval" Vault,
+    RESTORE_PLAN "restore_plan" Vault,
     HOLD_PLACE "hold_place" Vault,
     HOLD_LIFT "hold_lift" Vault,
     RETENTION_PLAN "retention_plan" Vault,

@@ -76,12 +76,16 @@ pub enum Permission {
     ManageHolds,
     /// List legal holds; they name patients.
     ListHolds,
+    /// Plan, approve and cancel the restoring of a record.
+    PlanRestore,
+    /// Fetch a plan: officers any, an application those of its own records that were approved.
+    FetchRestore,
     /// See what falls due, and certificates of disposal.
     SeeRetention,
 }
 
 /// The permission table.
-pub const TABLE: [(Permission, &[Role]); 16] = [
+pub const TABLE: [(Permission, &[Role]); 18] = [
     (Permission::Submit, &[Role::Submitter]),
     (Permission::Search, &[Role::Officer, Role::Auditor]),
     (Permission::Reveal, &[Role::Officer]),
@@ -97,6 +101,8 @@ pub const TABLE: [(Permission, &[Role]); 16] = [
     (Permission::ListApprovals, &[Role::Auditor, Role::Admin]),
     (Permission::ManageHolds, &[Role::Officer]),
     (Permission::ListHolds, &[Role::Officer, Role::Auditor]),
+    (Permission::PlanRestore, &[Role::Officer]),
+    (Permission::FetchRestore, &[Role::Submitter, Role::Officer]),
     (Permission::SeeRetention, &[Role::Officer, Role::Auditor, Role::Admin]),
 ];
 

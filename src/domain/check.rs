@@ -129,7 +129,8 @@ impl Check {
         let kind = self.required_id("/record/type", it.kind);
         let id = self.required_id("/record/id", it.id).and_then(|id| self.of_type("/record/id", kind.as_deref(), id));
         let version = self.id("/record/version", it.version);
-        Some(Record { kind: kind?, id: id?, version })
+        let schema = self.id("/record/schema", it.schema);
+        Some(Record { kind: kind?, id: id?, version, schema })
     }
 
     pub(super) fn related(&mut self, related: Vec<RelatedIn>) -> Vec<Related> {

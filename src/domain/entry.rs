@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::fields::marked;
 use super::meta::{Meta, Patient};
 use super::rules::Item;
 use super::time::Timestamp;
@@ -24,6 +25,9 @@ pub struct Receipt {
     /// When the vault took it in.
     #[schema(value_type = String, format = DateTime)]
     pub received_at: Timestamp,
+    /// What is worth a look, as `mark:field`: a large_change of a number, a high_value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<String>,
 }
 
 /// The metadata of an entry.
@@ -84,6 +88,9 @@ pub struct EntryView {
     /// Where it came from.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub context: BTreeMap<&'static str, String>,
+    /// What is worth a look, as `mark:field`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<String>,
     /// What the vault states about itself, in its own entries.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, String>,
@@ -135,6 +142,9 @@ pub struct RecordView {
     /// Its version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The version of the data model that its fields are named by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
 }
 
 /// Something the entry belongs to.
@@ -192,6 +202,9 @@ pub struct Revealed {
 pub struct RevealedChange {
     /// The field.
     pub field: String,
+    /// Its name of now, if the application called it otherwise then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The value before.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
@@ -277,6 +290,7 @@ impl EntryView {
                 kind: it.kind.clone(),
                 id: sealed_text("record/id").unwrap_or_else(|| it.id.clone()),
                 version: it.version.clone(),
+                schema: it.schema.clone(),
             }),
             category: meta.category.clone(),
             sensitivity: meta.sensitivity.clone(),
@@ -291,7 +305,8 @@ impl EntryView {
             disclosure_basis: meta.basis.clone(),
             related: related.collect(),
             context: parts.into_iter().filter_map(|(name, it)| Some((name, it.clone()?))).collect(),
-            facts: meta.facts.iter().cloned().collect(),
+            marks: marked(meta),
+            facts: if meta.action.is_change() { BTreeMap::new() } else { meta.facts.iter().cloned().collect() },
             leaf_hash,
             key_version,
             sealed_ids: None,
@@ -302,8 +317,11 @@ impl EntryView {
 impl Revealed {
     /// Joins the metadata with the opened items.
     pub fn new(entry: EntryView, items: Vec<Item>) -> Self {
-        let mut changes: Vec<_> =
-            entry.fields.iter().map(|field| RevealedChange { field: field.clone(), old: None, new: None }).collect();
+        let mut changes: Vec<_> = entry
+            .fields
+            .iter()
+            .map(|it| RevealedChange { field: it.clone(), name: None, old: None, new: None })
+            .collect();
         let (mut actor_name, mut note, mut other) = (None, None, BTreeMap::new());
         for item in items {
             let open = Open(item.value);

@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::action::Outcome;
+use super::fields::MARKS;
 use super::meta::{Meta, Patient};
 
 /// A property that entries are indexed by.
@@ -37,6 +38,8 @@ pub enum Dimension {
     BreakGlass = 13,
     /// A patient the entry names beside its own.
     OtherPatient = 14,
+    /// A mark of a change.
+    Mark = 15,
 }
 
 /// Bytes that SHA-256 takes in one block, its padding beside them.
@@ -194,6 +197,9 @@ fn each_term<S: AsRef<str>>(meta: &Meta<S>, mut add: impl FnMut(Dimension, &[&[u
     }
     if meta.reason.break_glass {
         add(Dimension::BreakGlass, &[]);
+    }
+    if meta.action.is_change() {
+        MARKS.iter().filter(|it| meta.fact(it).is_some()).for_each(|it| add(Dimension::Mark, &[it.as_bytes()]));
     }
     if let Some(patient) = &meta.patient {
         patient_parts(&patient.borrowed(), |parts| add(Dimension::Patient, parts));

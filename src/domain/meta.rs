@@ -47,7 +47,7 @@ pub struct Meta<S = String> {
     pub related: Vec<Related<S>>,
     /// Where it came from.
     pub context: Context<S>,
-    /// Facts that the vault states about itself, by rising name; only in its own entries.
+    /// Facts that the vault states, by rising name: about itself in its own entries, marks of changes in others.
     pub facts: Vec<(S, S)>,
 }
 
@@ -87,6 +87,8 @@ pub struct Record<S = String> {
     pub id: S,
     /// Its version after the change.
     pub version: Option<S>,
+    /// The version of the application's data model that its fields are named by.
+    pub schema: Option<S>,
 }
 
 /// Why it was done.
@@ -139,6 +141,13 @@ pub const BLIND_PREFIX: &str = "blind:";
 /// Whether a type, however it is written, is [`PATIENT_TYPE`].
 pub fn is_patient_type(kind: &str) -> bool {
     kind.eq_ignore_ascii_case(PATIENT_TYPE)
+}
+
+impl Record {
+    /// A record of a type.
+    pub fn new(kind: &str, id: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), id: id.into(), ..Self::default() }
+    }
 }
 
 impl<S: AsRef<str>> Patient<S> {
@@ -244,6 +253,7 @@ impl<S: AsRef<str>> Meta<S> {
         }
         let facts: Vec<_> = self.facts.iter().map(|(name, value)| pair(name.as_ref(), value.as_ref())).collect();
         out.list(40, facts.iter().map(Vec::as_slice));
+        out.optional(41, self.record.as_ref().and_then(|it| it.schema.as_ref()).map(S::as_ref));
         out.finish()
     }
 }
@@ -284,7 +294,7 @@ impl<'a, S: From<&'a str> + AsRef<str> + Default> Meta<S> {
             on_behalf_of: read.text(11)?.map(S::from),
         };
         let patient = read_patient(&mut read)?;
-        let record = read_record(&mut read)?;
+        let mut record = read_record(&mut read)?;
         let category = read.text(17)?.map(S::from);
         let sensitivity = texts(&read.list(18)?)?;
         let mut reason = Reason {
@@ -310,9 +320,11 @@ impl<'a, S: From<&'a str> + AsRef<str> + Default> Meta<S> {
             facility: read.text(30)?.map(S::from),
             device: read.text(31)?.map(S::from),
         };
-        let facts = pairs(&read.list(40)?)?;
-        if !facts.is_sorted_by(|a: &(S, S), b| a.0.as_ref() < b.0.as_ref()) {
-            return Err(NotCanonical("facts do not rise"));
+        let facts = read_facts(&mut read)?;
+        match (read.text(41)?, &mut record) {
+            (None, _) => {}
+            (Some(schema), Some(record)) => record.schema = Some(schema.into()),
+            (Some(_), None) => return Err(NotCanonical("a schema without a record")),
         }
         read.finish()?;
         let id = Uuid::from_bytes(id);
@@ -361,11 +373,20 @@ fn read_patient<'a, S: From<&'a str>>(read: &mut Reader<'a>) -> Result<Option<Pa
     }
 }
 
+fn read_facts<'a, S: From<&'a str> + AsRef<str>>(read: &mut Reader<'a>) -> Result<Vec<(S, S)>, NotCanonical> {
+    let facts: Vec<(S, S)> = pairs(&read.list(40)?)?;
+    if facts.is_sorted_by(|a, b| a.0.as_ref() < b.0.as_ref()) {
+        Ok(facts)
+    } else {
+        Err(NotCanonical("facts do not rise"))
+    }
+}
+
 fn read_record<'a, S: From<&'a str>>(read: &mut Reader<'a>) -> Result<Option<Record<S>>, NotCanonical> {
     match (read.text(14)?, read.text(15)?, read.text(16)?) {
         (None, None, None) => Ok(None),
         (Some(kind), Some(id), version) => {
-            Ok(Some(Record { kind: kind.into(), id: id.into(), version: version.map(S::from) }))
+            Ok(Some(Record { kind: kind.into(), id: id.into(), version: version.map(S::from), schema: None }))
         }
         _ => Err(NotCanonical("a record is incomplete")),
     }
@@ -408,7 +429,7 @@ pub(crate) mod tests {
             effective_at: None,
             actor: Actor { id: "dr_smith".into(), role: Some("physician".into()), ..Actor::default() },
             patient: Some(Patient::Plain("MRN-1".into())),
-            record: Some(Record { kind: "Condition".into(), id: "c-77".into(), version: None }),
+            record: Some(Record::new("Condition", "c-77")),
             category: None,
             sensitivity: vec!["SUD".into()],
             reason: Reason { code: "TREAT".into(), note_given: true, ..Reason::default() },

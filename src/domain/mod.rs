@@ -8,6 +8,8 @@ pub mod caller;
 pub mod canonical;
 mod check;
 pub mod entry;
+pub mod fields;
+pub mod history;
 pub mod index;
 pub mod issue;
 pub mod json;

@@ -5,6 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::action::{Action, Outcome};
 use super::canonical::Writer;
+use super::fields::MARKS;
 use super::index::{Dimension, Term};
 use super::issue::{Issue, Issues};
 use super::meta::{Meta, Patient, is_patient_type};
@@ -45,6 +46,8 @@ pub struct QueryIn {
     pub source: Option<String>,
     /// true: only break-the-glass; false: none of it.
     pub break_glass: Option<bool>,
+    /// Only entries with this mark: large_change or high_value.
+    pub mark: Option<String>,
     /// Not before this time (RFC 3339).
     pub from: Option<String>,
     /// Before this time.
@@ -96,6 +99,8 @@ pub struct Filter {
     pub source: Option<String>,
     /// Whether break-the-glass.
     pub break_glass: Option<bool>,
+    /// Only with this mark.
+    pub mark: Option<&'static str>,
     /// Not before.
     pub from: Option<Timestamp>,
     /// Before.
@@ -151,6 +156,8 @@ impl QueryIn {
         };
         filter.action = pick(&mut issues, "action", self.action, Action::parse, "an action such as read or update");
         filter.outcome = pick(&mut issues, "outcome", self.outcome, Outcome::parse, "success, failure or denied");
+        let mark = |name: &str| MARKS.into_iter().find(|it| *it == name);
+        filter.mark = pick(&mut issues, "mark", self.mark, mark, "large_change or high_value");
         filter.from =
             pick(&mut issues, "from", self.from, Timestamp::parse, "an RFC 3339 time such as 2026-11-01T00:00:00Z");
         filter.to = pick(&mut issues, "to", self.to, Timestamp::parse, "an RFC 3339 time such as 2026-12-01T00:00:00Z");
@@ -190,6 +197,7 @@ impl QueryIn {
             ("category", &self.category),
             ("session", &self.session),
             ("source", &self.source),
+            ("mark", &self.mark),
             ("from", &self.from),
             ("to", &self.to),
             ("time", &self.time),
@@ -232,6 +240,7 @@ impl Filter {
                 .filter(|it| *it != Outcome::Success)
                 .map(|it| vec![Term::new(Dimension::Outcome, &[it.name().as_bytes()])]),
             self.break_glass.filter(|it| *it).map(|_| vec![Term::new(Dimension::BreakGlass, &[])]),
+            self.mark.map(|it| vec![Term::new(Dimension::Mark, &[it.as_bytes()])]),
         ];
         all.push(self.patient.as_ref().map(|forms| {
             let either = [Dimension::Patient, Dimension::OtherPatient];
@@ -275,6 +284,7 @@ impl Filter {
             && is(&self.session, meta.context.session_id.as_deref())
             && is(&self.source, Some(&meta.source))
             && self.break_glass.is_none_or(|wanted| wanted == meta.reason.break_glass)
+            && self.mark.is_none_or(|mark| meta.action.is_change() && meta.fact(mark).is_some())
             && self.from.is_none_or(|from| time >= from)
             && self.to.is_none_or(|to| time < to)
     }

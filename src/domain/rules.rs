@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::action::Action;
 use super::check::Check;
+use super::fields::Fields;
 use super::issue::Issue;
 use super::meta::{Meta, Reason};
 use super::reason::Vocabulary;
@@ -68,6 +69,8 @@ pub struct Rules {
     pub no_op: NoOp,
     /// How long values are kept.
     pub retention: Retention,
+    /// What is known of fields.
+    pub fields: Fields,
 }
 
 /// How a submission got here.
@@ -110,7 +113,7 @@ pub fn draft(
     let related = check.related(submission.related.unwrap_or_default());
     let context = check.context(submission.context.unwrap_or_default());
     let source = arrival.source.to_owned();
-    let meta = Meta {
+    let mut meta = Meta {
         id,
         source,
         action,
@@ -130,6 +133,7 @@ pub fn draft(
         context,
         facts: Vec::new(),
     };
+    meta.facts = if action.is_change() { rules.fields.marks(&meta, &check.items) } else { Vec::new() };
     if check.issues.is_empty() && meta.encode().len() > MAX_META_BYTES {
         check.issues.add(
             "",

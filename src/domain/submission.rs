@@ -26,8 +26,8 @@ use super::value::{Phi, Value};
 pub struct Submission {
     /// A UUID, the idempotency key for as long as the entry lives; version 7 is advised. Made by the server if absent.
     pub id: Option<String>,
-    /// What was done: create, read, update, delete, query, print, copy, export, disclose, merge, login, logout,
-    /// login_failed, grant, revoke.
+    /// What was done: baseline, create, read, update, delete, restore, query, print, copy, export, disclose, merge, login, logout,
+    /// login_failed, grant, revoke. A baseline begins the history of a record that was there before the vault.
     #[schema(required = true)]
     pub action: Option<String>,
     /// How it ended: success (default), failure or denied.
@@ -113,6 +113,8 @@ pub struct RecordIn {
     pub id: Option<String>,
     /// Its version after the change.
     pub version: Option<String>,
+    /// The version of your data model that fields are named by, if names may change one day.
+    pub schema: Option<String>,
 }
 
 /// Why it was done; also what a reveal, a report or a key operation has to say.

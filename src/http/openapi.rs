@@ -8,7 +8,7 @@ use actix_web::web::Bytes;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, entries, health, keys, ledger, reports, retention, reveal, tokens};
+use super::{admin, entries, health, history, keys, ledger, reports, restores, retention, reveal, tokens};
 
 /// What the page may load: its own style and script, and the document.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -30,6 +30,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     tags(
         (name = "Entries", description = "For clinical applications: submitting."),
         (name = "Trail", description = "For officers and auditors: searching and revealing. Every access is itself recorded."),
+        (name = "History", description = "For officers: what a record was, and who made it so."),
         (name = "Reports", description = "For officers and auditors."),
         (name = "Reasons", description = "The reason codes in force."),
         (name = "Ledger", description = "Evidence that outsiders can check."),
@@ -41,7 +42,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     ),
     paths(
         entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, reveal::disclose, ledger::proof, ledger::trail,
-        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, reports::access, reports::breach_scope, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption, keys::rotate_index, keys::rotate_state,
+        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, history::history, history::state, history::diff, history::field, history::continuity, restores::plan, restores::list, restores::fetch, restores::approve, restores::cancel, restores::confirm, reports::access, reports::breach_scope, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption, keys::rotate_index, keys::rotate_state,
         admin::ask, admin::list, admin::approve, admin::cancel, retention::plan, retention::certificate, retention::holds, retention::place, retention::lift,
         health::alive, health::ready, health::metrics
     )

@@ -2,7 +2,9 @@
 
 use actix_web::web::{ServiceConfig, delete, get, post, resource};
 
-use super::{admin, entries, frame, health, keys, ledger, openapi, reports, retention, reveal, tokens};
+use super::{
+    admin, entries, frame, health, history, keys, ledger, openapi, reports, restores, retention, reveal, tokens,
+};
 
 /// Registers every route. A known path with another method answers 405.
 pub(super) fn all(config: &mut ServiceConfig) {
@@ -19,6 +21,17 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/entries/{id}/reveal", "POST", vec![post().to(reveal::one)]);
     add("/v1/entries/{id}/proof", "GET", vec![get().to(ledger::proof)]);
     add("/v1/reveal", "POST", vec![post().to(reveal::many)]);
+    add("/v1/records/{type}/{id}/history", "GET", vec![get().to(history::history)]);
+    add("/v1/records/{type}/{id}/state", "GET", vec![get().to(history::state)]);
+    add("/v1/records/{type}/{id}/diff", "GET", vec![get().to(history::diff)]);
+    add("/v1/records/{type}/{id}/fields/{field}", "GET", vec![get().to(history::field)]);
+    add("/v1/records/{type}/{id}/continuity", "GET", vec![get().to(history::continuity)]);
+    add("/v1/records/{type}/{id}/restore", "POST", vec![post().to(restores::plan)]);
+    add("/v1/restores", "GET", vec![get().to(restores::list)]);
+    add("/v1/restores/{id}", "GET", vec![get().to(restores::fetch)]);
+    add("/v1/restores/{id}/approve", "POST", vec![post().to(restores::approve)]);
+    add("/v1/restores/{id}/cancel", "POST", vec![post().to(restores::cancel)]);
+    add("/v1/restores/{id}/confirm", "POST", vec![post().to(restores::confirm)]);
     add("/v1/reports/access", "GET", vec![get().to(reports::access)]);
     add("/v1/reports/breach-scope", "GET", vec![get().to(reports::breach_scope)]);
     add("/v1/reasons", "GET", vec![get().to(reports::reasons)]);

@@ -367,7 +367,7 @@ impl Vault {
     fn record_approval(&self, caller: &Caller, reason: CheckedReason, approval: &Approval) -> Result<(), VaultError> {
         let row = book::row(&self.keys.ring(), KIND, &approval.id, approval);
         let mut note = Note::new(caller, Action::APPROVAL, reason);
-        note.record = Some(Record { kind: "Approval".into(), id: row.id.clone(), version: None });
+        note.record = Some(Record::new("Approval", &row.id));
         let stage = match approval.stage {
             Stage::Pending => "requested",
             Stage::Done => "done",

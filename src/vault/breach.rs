@@ -185,7 +185,7 @@ impl Vault {
         }
         let _room = self.long_read()?;
         let mut note = Note::new(caller, Action::REPORT, reason);
-        note.record = Some(Record { kind: "Report".into(), id: "breach-scope".into(), version: None });
+        note.record = Some(Record::new("Report", "breach-scope"));
         note.facts.push(("key_version".into(), version.to_string()));
         let receipt = self.record(note)?;
         let period = (from.map_or(i64::MIN, |it| it.0), to.map_or(i64::MAX, |it| it.0));

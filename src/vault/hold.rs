@@ -287,7 +287,7 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let row = book::row(&self.keys.ring(), KIND, &hold.id, hold);
         let mut note = Note::new(caller, action, reason);
-        note.record = Some(Record { kind: "Hold".into(), id: row.id.clone(), version: None });
+        note.record = Some(Record::new("Hold", &row.id));
         note.facts = vec![(STATE_DIGEST.into(), digest_of(&row))];
         note.seal("hold", serde_json::to_string(hold).expect("it is made of text and times"));
         note.state.push(row);

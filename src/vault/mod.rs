@@ -29,6 +29,7 @@ mod disposal;
 mod error;
 mod evidence;
 mod fault;
+mod history;
 mod hold;
 mod indexing;
 mod keys;
@@ -39,12 +40,14 @@ mod rekey;
 mod report;
 mod reseal;
 mod restate;
+mod restoring;
 mod reveal;
 mod scrub;
 mod search;
 mod signing;
 mod standing;
 mod status;
+mod steps;
 mod submit;
 mod tokens;
 mod trail;
@@ -65,6 +68,10 @@ pub use disclosure::{Disclosure, verify_disclosure};
 pub use disposal::{Disposed, PlannedBucket, Redacted, RetentionPlan};
 pub use error::{OpenError, VaultError};
 pub use evidence::{Consistency, Leaf, Proof};
+pub use history::{
+    FieldDiff, FieldLine, History, HistoryStep, MAX_HISTORY, RecordAsked, RecordContinuity, RecordDiff, RecordName,
+    RecordState, ShownField,
+};
 pub use hold::{Hold, HoldIn, Scope};
 pub use indexing::IndexKeys;
 pub use keys::{KeyList, KeyVersion, Rotated};
@@ -73,10 +80,14 @@ pub use open::{Creation, Opening, Restored, create};
 pub use rekey::{Destroyed, ReencryptIn, Reencryption, Slots};
 pub use report::AccessAsked;
 pub use restate::StateRotated;
+pub use restoring::{
+    ConfirmIn, Origin, Plan, PlanConflict, PlanStage, PlanView, PlannedChange, PlannedField, RestoreIn, SetByView,
+};
 pub use reveal::MAX_REVEAL;
 pub use search::Page;
 pub use signing::SigningRotated;
 pub use status::{Counters, Readiness};
+pub use steps::AsOf;
 pub use submit::Outcome;
 pub use tokens::{TokenIn, TokenMade, TokenView};
 pub use trail::{Trail, TrailIn, verify_trail};
@@ -98,6 +109,8 @@ pub struct Settings {
     pub two_person: bool,
     /// How long a request waits for one, seconds.
     pub approval_seconds: i64,
+    /// How long a plan to restore a record waits to be confirmed, seconds.
+    pub restore_seconds: i64,
     /// Entries a second that a re-encryption moves unless it is asked for another rate; 0: no bound.
     pub reencrypt_per_second: u64,
     /// Days after which a new data-key version is made by itself; 0: never.
@@ -122,6 +135,8 @@ pub struct Vault {
     /// Held while a token is made or revoked.
     changing_tokens: Mutex<()>,
     approvals: Mutex<BTreeMap<String, Approval>>,
+    /// Plans to restore records.
+    restores: Mutex<BTreeMap<String, Plan>>,
     holds: Mutex<BTreeMap<String, Hold>>,
     /// Whether a hold's row was altered or removed: then nothing is disposed of.
     holds_untrusted: bool,

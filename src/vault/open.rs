@@ -33,6 +33,7 @@ use super::error::OpenError;
 use super::hold::{self, Hold};
 use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
+use super::restoring::{self, Plan};
 use super::scrub::Scrubber;
 use super::signing;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
@@ -183,6 +184,7 @@ struct Sound {
     standing: Standing,
     tokens: Tokens,
     approvals: BTreeMap<String, Approval>,
+    plans: BTreeMap<String, Plan>,
     holds: BTreeMap<String, Hold>,
     /// Whether a hold's row was altered or removed.
     holds_untrusted: bool,
@@ -221,6 +223,8 @@ impl Sound {
         let (tokens, mut untrusted) = Tokens::load(&rows, &standing, &keys.ring());
         let (approvals, more) = book::load(&rows, approval::KIND, &standing, &keys.ring());
         untrusted += more;
+        let (plans, more) = book::load(&rows, restoring::KIND, &standing, &keys.ring());
+        untrusted += more;
         let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys.ring());
         counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let holds_untrusted = more > 0;
@@ -242,6 +246,7 @@ impl Sound {
             standing,
             tokens,
             approvals,
+            plans,
             holds,
             holds_untrusted,
             damaged,
@@ -295,7 +300,7 @@ impl Vault {
         let sound = Sound::check(&opening, &store)?;
         let (queue, received) = channel();
         let (writer, scrubber) = sound.workers(&opening, &store, &queue)?;
-        let Sound { ledger, keys, counters, tokens, approvals, holds, holds_untrusted, damaged, .. } = sound;
+        let Sound { ledger, keys, counters, tokens, approvals, plans, holds, holds_untrusted, damaged, .. } = sound;
         let threads = start(writer, received, scrubber, opening.fatal)?;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
@@ -310,6 +315,7 @@ impl Vault {
             tokens: RwLock::new(tokens),
             changing_tokens: Mutex::default(),
             approvals: Mutex::new(approvals),
+            restores: Mutex::new(plans),
             holds: Mutex::new(holds),
             holds_untrusted,
             deciding: Mutex::default(),

@@ -54,7 +54,7 @@ impl Vault {
         let described = query.describe();
         let filter = query.check(|id| self.patient_forms(id)).map_err(VaultError::Invalid)?.filter;
         let mut note = Note::new(caller, Action::REPORT, reason);
-        note.record = Some(Record { kind: "Report".into(), id: "access".into(), version: None });
+        note.record = Some(Record::new("Report", "access"));
         for (name, text) in described {
             note.seal(&format!("filter/{name}"), text);
         }

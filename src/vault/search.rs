@@ -282,5 +282,5 @@ pub(super) fn place(row: &Row) -> Place {
 }
 
 pub(super) fn entry_record(id: Uuid) -> Record {
-    Record { kind: "Entry".into(), id: id.to_string(), version: None }
+    Record::new("Entry", id.to_string())
 }

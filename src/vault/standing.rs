@@ -29,7 +29,7 @@ pub(super) const STATE_DIGESTS: &str = "state_digest/";
 pub(super) const STATE_ROOT: &str = "state_root";
 
 /// The kinds of state rows.
-pub(super) const KINDS: [&str; 3] = ["token", "approval", "hold"];
+pub(super) const KINDS: [&str; 4] = ["token", "approval", "hold", "restore"];
 
 /// What stands.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -155,7 +155,7 @@ mod tests {
 
     fn about(row: &StateRow, outcome: Outcome) -> Meta {
         let mut meta = own_meta(Action::TOKEN_CREATE, vec![(STATE_DIGEST.into(), digest_of(row))]);
-        meta.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
+        meta.record = Some(Record::new("Token", &row.id));
         Meta { outcome, ..meta }
     }
 

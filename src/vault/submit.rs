@@ -112,7 +112,7 @@ impl Vault {
 
     /// Makes the bucket that a draft's values belong into, if it is the first of its class and year. That writes the keyring,
     /// so it takes some milliseconds, a few times a year; a thread of its own, for this one may be asynchronous.
-    fn make_bucket(&self, draft: &Draft) -> Result<(), VaultError> {
+    pub(super) fn make_bucket(&self, draft: &Draft) -> Result<(), VaultError> {
         if self.keys.ring().bucket_of(&draft.keep.class, draft.keep.until).is_some() {
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Vault {
         made.map_err(|_| VaultError::Unknown)?.map(|_| ())
     }
 
-    fn check(&self, caller: &Caller, submission: Submission) -> Result<Draft, Vec<Issue>> {
+    pub(super) fn check(&self, caller: &Caller, submission: Submission) -> Result<Draft, Vec<Issue>> {
         let arrival = Arrival { source: &caller.label, now: self.clock.now(), fresh_id: Uuid::now_v7() };
         draft(submission, &arrival, &self.settings.rules, &self.vocabulary)
     }
@@ -245,12 +245,13 @@ fn refuse_whole(plan: &[Planned]) -> Result<(), VaultError> {
     }
 }
 
-/// Whether two drafts say the same. What the vocabulary makes of the code does not count: it may have changed between the
-/// first submission and its repetition.
+/// Whether two drafts say the same. What the vocabulary makes of the code does not count, nor do marks: the site's files may
+/// have changed between the first submission and its repetition.
 fn same(one: &Draft, other: &Draft) -> bool {
     let submitted = |it: &Draft| {
         let mut meta = it.meta.clone();
         (meta.reason.standard, meta.reason.break_glass) = (None, false);
+        meta.facts.clear();
         meta
     };
     submitted(one) == submitted(other)

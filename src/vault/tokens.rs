@@ -337,7 +337,7 @@ impl Vault {
     /// The row and the entry that commits to it go in together.
     fn record_token(&self, mut note: Note<'_>, token: &TokenRow) -> Result<(), VaultError> {
         let row = book::tagged(&self.keys.ring(), KIND, &token.view.id, token.encode());
-        note.record = Some(Record { kind: "Token".into(), id: row.id.clone(), version: None });
+        note.record = Some(Record::new("Token", &row.id));
         note.facts.extend([
             (STATE_DIGEST.into(), digest_of(&row)),
             ("label".into(), token.view.label.clone()),

@@ -20,6 +20,7 @@ use crate::crypto::keyring::OWN_BUCKET;
 use crate::crypto::{label, mac, seal};
 use crate::domain::action::{Action, Outcome};
 use crate::domain::entry::Receipt;
+use crate::domain::fields::marked;
 use crate::domain::index::{Dimension, Term, terms};
 use crate::domain::meta::{Actor, Context, Meta, Patient, Reason};
 use crate::domain::rules::Item;
@@ -269,7 +270,8 @@ impl Writer {
         draft.standing_changed |= self.standing.apply(&entry.meta);
         draft.ids.insert(entry.meta.id);
         let received_at = Timestamp(draft.time);
-        draft.receipts.push(Receipt { id: entry.meta.id, sequence, leaf_hash: leaf.to_string(), received_at });
+        let (id, marks) = (entry.meta.id, marked(&entry.meta));
+        draft.receipts.push(Receipt { id, sequence, leaf_hash: leaf.to_string(), received_at, marks });
         draft.terms.push(entry.terms);
         draft.rows.push(Row {
             sequence,
@@ -353,8 +355,9 @@ pub(super) fn prepare_in(keys: &Keys, bucket: u32, meta: Meta, items: &[Item]) -
 
 /// The receipt of a stored entry.
 pub(super) fn receipt(row: &Row) -> Receipt {
-    let id = Meta::decode(&row.meta).map_or(Uuid::nil(), |meta| meta.id);
-    Receipt { id, sequence: row.sequence, leaf_hash: row.leaf.to_string(), received_at: Timestamp(row.received_at) }
+    let (id, marks) = Meta::borrow(&row.meta).map_or((Uuid::nil(), Vec::new()), |meta| (meta.id, marked(&meta)));
+    let received_at = Timestamp(row.received_at);
+    Receipt { id, sequence: row.sequence, leaf_hash: row.leaf.to_string(), received_at, marks }
 }
 
 /// The newest entry of an id within a range, if there is one. Every candidate is looked at: terms can be shared.

@@ -12,6 +12,7 @@ mod check;
 mod cli;
 mod crowd;
 mod damage;
+mod history;
 mod ingest;
 mod keys;
 mod kill;

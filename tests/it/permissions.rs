@@ -33,6 +33,17 @@ POST   /v1/entries/{id}/disclose | 403 200 403 403 401 401 401 401 401 401 | rev
 POST   /v1/entries/trail         | 403 200 200 403 401 401 401 401 401 401 | search
 GET    /v1/entries/{id}/leaf     | 403 200 200 403 401 401 401 401 401 401 | search
 POST   /v1/reveal                | 403 404 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/history | 403 200 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/state | 403 200 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/diff | 403 200 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/fields/{field} | 403 200 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/continuity | 403 200 200 403 401 401 401 401 401 401 | report
+POST   /v1/records/{type}/{id}/restore | 403 422 403 403 401 401 401 401 401 401 | restore_plan
+GET    /v1/restores              | 403 200 403 403 401 401 401 401 401 401 | restore_plan
+GET    /v1/restores/{id}         | 404 404 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/restores/{id}/approve | 403 404 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/restores/{id}/cancel  | 403 404 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/restores/{id}/confirm | 404 403 403 403 401 401 401 401 401 401 | restore_plan
 GET    /v1/reports/access        | 403 200 200 403 401 401 401 401 401 401 | report
 GET    /v1/reports/breach-scope  | 403 200 200 403 401 401 401 401 401 401 | report
 GET    /v1/reasons               | 200 200 200 200 401 401 401 401 401 401 |
@@ -97,6 +108,10 @@ impl Route {
             "/v1/tokens/{id}" => "/v1/tokens/tok-0".to_owned(),
             "/v1/ledger/consistency" => "/v1/ledger/consistency?from=1".to_owned(),
             "/tile/{tile}" => "/tile/0/000.p/1".to_owned(),
+            path if path.starts_with("/v1/records") => {
+                let path = path.replace("{type}", "Condition").replace("{id}", "c-77").replace("{field}", "diagnosis");
+                format!("{path}?reason=HCOMPL{}", if path.ends_with("diff") { "&from=0" } else { "" })
+            }
             path => path.replace("{id}", id),
         };
         let body = match (self.method, self.path) {
@@ -113,6 +128,8 @@ impl Route {
                 json!({"name": "case 7", "authority": "court", "scope": {"actor": "dr_smith"}, "reason": reason})
             }
             ("POST", "/v1/tokens") => json!({"role": "auditor", "label": "made"}),
+            ("POST", "/v1/records/{type}/{id}/restore") => json!({"sequence": 1, "reason": reason}),
+            ("POST", "/v1/restores/{id}/confirm") => json!({}),
             ("POST", _) => json!({"reason": reason}),
             _ => Value::Null,
         };

@@ -9,10 +9,11 @@ crypto    | domain | tokio rusqlite actix std::fs std::env SystemTime::now Utc::
 ledger    | crypto | tokio rusqlite actix std::fs std::env SystemTime::now Utc::now | proofs need no meaning and no disk
 store     | domain ledger crypto | actix | it rests sealed bytes and knows no caller
 vault     | domain crypto ledger store keyfile | actix rusqlite clap | one guarded door, whoever knocks
-http      | vault domain config | rusqlite | it translates requests; the vault decides
+report    | domain | tokio rusqlite actix std::fs std::env SystemTime::now Utc::now | the same figures give the same bytes
+http      | vault domain config report | rusqlite | it translates requests; the vault decides
 clinic    | | | a made-up hospital knows only what a customer knows
 witness   | vault domain ledger keyfile crypto | rusqlite clap | it carries checkpoints and knows no entry
-cli       | vault domain config keyfile http clinic ledger telemetry witness | rusqlite | it translates; the vault decides
+cli       | vault domain config keyfile http clinic ledger report telemetry witness | rusqlite | it translates; the vault decides
 config    | domain vault | | it reads settings into the types they set
 keyfile   | crypto ledger domain | | keys rest outside the database, where no store reaches
 telemetry | config | | diagnostics never meet an entry";
