@@ -176,6 +176,6 @@ mod tests {
         assert_eq!(Action::parse("create"), Some(Action::CREATE));
         assert_eq!(Action::parse("CREATE"), None);
         assert!(Action::submittable().all(|name| name != "reveal" && name != "vault_create"));
-        assert_eq!(Action::submittable().count(), 15);
+        assert_eq!(Action::submittable().count(), 17);
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// Bytes a second that a client must take while it keeps the server waiting.
-const LEAST_PACE: u64 = 4 << 10;
+const LEAST_PACE: u64 = 16 << 10;
 
 /// What the connection and the requests on it tell each other.
 pub(super) struct Activity {
