@@ -20,6 +20,7 @@ pub mod retention;
 pub mod serve;
 pub mod token;
 pub mod verify;
+pub mod verify_report;
 pub mod witness;
 
 /// An encrypted, verifiable audit vault for health data.
@@ -51,6 +52,7 @@ enum Command {
     VerifyDisclosure(evidence::VerifyDisclosureArgs),
     Trail(evidence::TrailArgs),
     VerifyTrail(evidence::VerifyTrailArgs),
+    VerifyReport(verify_report::Args),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Report(report::Args),
@@ -78,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::VerifyDisclosure(args) => evidence::check_disclosure(&args),
         Command::Trail(args) => remote(evidence::trail(args)),
         Command::VerifyTrail(args) => evidence::check_trail(&args),
+        Command::VerifyReport(args) => verify_report::run(&args),
         Command::Backup(args) => backup::back_up(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Import(args) => remote(import::run(args)),

@@ -17,6 +17,7 @@ use crate::cli::client::terminal::{self, escape, moment};
 use crate::cli::client::{Client, ConnectArgs};
 
 mod breach;
+mod kept;
 
 /// Make reports for compliance (needs the role officer)
 #[derive(Debug, clap::Args)]
@@ -36,33 +37,9 @@ enum Command {
     ///
     /// Which entries, patients and categories were sealed under the version, by the rotations and re-encryptions that the
     /// ledger records, for the risk assessment of 45 CFR 164.402(2).
-    BreachScope(Breach),
-}
-
-#[derive(Debug, clap::Args)]
-struct Breach {
-    /// The data-key version that may be known to others (phivault keys list)
-    #[arg(long, value_name = "N")]
-    key_version: u32,
-
-    /// From this time on (RFC 3339) [default: the beginning]
-    #[arg(long, value_name = "TIME")]
-    from: Option<String>,
-
-    /// Before this time [default: now]
-    #[arg(long, value_name = "TIME")]
-    to: Option<String>,
-
-    /// Why the report is made, as a code of the vault's vocabulary
-    #[arg(long, value_name = "CODE", default_value = "HCOMPL")]
-    reason: String,
-
-    /// Print the whole report as JSON; it lists every patient and every reveal
-    #[arg(long)]
-    json: bool,
-
+    BreachScope(breach::Args),
     #[command(flatten)]
-    connect: ConnectArgs,
+    Kept(kept::Command),
 }
 
 #[derive(Debug, clap::Args)]
@@ -107,6 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Access(args) => access(&args).await?,
         Command::BreachScope(args) => breach::run(&args).await?,
+        Command::Kept(command) => kept::run(command).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

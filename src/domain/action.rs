@@ -69,6 +69,7 @@ actions! {
     SEARCH "search" Vault,
     REVEAL "reveal" Vault,
     REPORT "report" Vault,
+    REVIEW "review" Vault,
     KEY_ROTATE "key_rotate" Vault,
     KEY_REENCRYPT "key_reencrypt" Vault,
     KEY_DESTROY "key_destroy" Vault,

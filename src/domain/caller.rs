@@ -76,6 +76,8 @@ pub enum Permission {
     ManageHolds,
     /// List legal holds; they name patients.
     ListHolds,
+    /// Sign off entries that were reviewed.
+    Review,
     /// Plan, approve and cancel the restoring of a record.
     PlanRestore,
     /// Fetch a plan: officers any, an application those of its own records that were approved.
@@ -85,7 +87,7 @@ pub enum Permission {
 }
 
 /// The permission table.
-pub const TABLE: [(Permission, &[Role]); 18] = [
+pub const TABLE: [(Permission, &[Role]); 19] = [
     (Permission::Submit, &[Role::Submitter]),
     (Permission::Search, &[Role::Officer, Role::Auditor]),
     (Permission::Reveal, &[Role::Officer]),
@@ -101,6 +103,7 @@ pub const TABLE: [(Permission, &[Role]); 18] = [
     (Permission::ListApprovals, &[Role::Auditor, Role::Admin]),
     (Permission::ManageHolds, &[Role::Officer]),
     (Permission::ListHolds, &[Role::Officer, Role::Auditor]),
+    (Permission::Review, &[Role::Officer]),
     (Permission::PlanRestore, &[Role::Officer]),
     (Permission::FetchRestore, &[Role::Submitter, Role::Officer]),
     (Permission::SeeRetention, &[Role::Officer, Role::Auditor, Role::Admin]),

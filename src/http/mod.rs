@@ -23,6 +23,7 @@ mod body;
 mod caller;
 mod entries;
 mod error;
+mod files;
 mod frame;
 mod guard;
 mod health;

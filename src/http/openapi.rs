@@ -8,7 +8,7 @@ use actix_web::web::Bytes;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, entries, health, history, keys, ledger, reports, restores, retention, reveal, tokens};
+use super::{admin, entries, files, health, history, keys, ledger, reports, restores, retention, reveal, tokens};
 
 /// What the page may load: its own style and script, and the document.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -42,7 +42,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     ),
     paths(
         entries::submit, entries::batch, entries::search, entries::query, entries::entry, reveal::one, reveal::many, reveal::disclose, ledger::proof, ledger::trail,
-        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, history::history, history::state, history::diff, history::field, history::continuity, restores::plan, restores::list, restores::fetch, restores::approve, restores::cancel, restores::confirm, reports::access, reports::breach_scope, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption, keys::rotate_index, keys::rotate_state,
+        ledger::leaf, ledger::consistency, ledger::tile, ledger::checkpoint, history::history, history::state, history::diff, history::field, history::continuity, restores::plan, restores::list, restores::fetch, restores::approve, restores::cancel, restores::confirm, files::make, files::list, files::fetch, files::manifest, files::review, reports::access, reports::breach_scope, reports::reasons, tokens::list, tokens::create, tokens::revoke, keys::list, keys::rotate, keys::rotate_signing, keys::reencrypt, keys::reencryption, keys::rotate_index, keys::rotate_state,
         admin::ask, admin::list, admin::approve, admin::cancel, retention::plan, retention::certificate, retention::holds, retention::place, retention::lift,
         health::alive, health::ready, health::metrics
     )

@@ -3,7 +3,7 @@
 use actix_web::web::{ServiceConfig, delete, get, post, resource};
 
 use super::{
-    admin, entries, frame, health, history, keys, ledger, openapi, reports, restores, retention, reveal, tokens,
+    admin, entries, files, frame, health, history, keys, ledger, openapi, reports, restores, retention, reveal, tokens,
 };
 
 /// Registers every route. A known path with another method answers 405.
@@ -34,6 +34,10 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/restores/{id}/confirm", "POST", vec![post().to(restores::confirm)]);
     add("/v1/reports/access", "GET", vec![get().to(reports::access)]);
     add("/v1/reports/breach-scope", "GET", vec![get().to(reports::breach_scope)]);
+    add("/v1/reports", "GET, POST", vec![get().to(files::list), post().to(files::make)]);
+    add("/v1/reports/{id}", "GET", vec![get().to(files::fetch)]);
+    add("/v1/reports/{id}/manifest", "GET", vec![get().to(files::manifest)]);
+    add("/v1/reviews", "POST", vec![post().to(files::review)]);
     add("/v1/reasons", "GET", vec![get().to(reports::reasons)]);
     add("/v1/tokens", "GET, POST", vec![get().to(tokens::list), post().to(tokens::create)]);
     add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);

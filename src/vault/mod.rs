@@ -38,10 +38,12 @@ mod open;
 mod record;
 mod rekey;
 mod report;
+mod reporting;
 mod reseal;
 mod restate;
 mod restoring;
 mod reveal;
+mod reviewing;
 mod scrub;
 mod search;
 mod signing;
@@ -79,11 +81,13 @@ pub use ledger::Signed;
 pub use open::{Creation, Opening, Restored, create};
 pub use rekey::{Destroyed, ReencryptIn, Reencryption, Slots};
 pub use report::AccessAsked;
+pub use reporting::{KeptReport, ReportChecked, ReportIn, check_report};
 pub use restate::StateRotated;
 pub use restoring::{
     ConfirmIn, Origin, Plan, PlanConflict, PlanStage, PlanView, PlannedChange, PlannedField, RestoreIn, SetByView,
 };
 pub use reveal::MAX_REVEAL;
+pub use reviewing::{ReviewIn, Reviewed};
 pub use search::Page;
 pub use signing::SigningRotated;
 pub use status::{Counters, Readiness};
@@ -135,6 +139,8 @@ pub struct Vault {
     /// Held while a token is made or revoked.
     changing_tokens: Mutex<()>,
     approvals: Mutex<BTreeMap<String, Approval>>,
+    /// Reports that are kept.
+    reports: Mutex<BTreeMap<String, KeptReport>>,
     /// Plans to restore records.
     restores: Mutex<BTreeMap<String, Plan>>,
     holds: Mutex<BTreeMap<String, Hold>>,

@@ -33,6 +33,7 @@ use super::error::OpenError;
 use super::hold::{self, Hold};
 use super::keys::{Keys, keyring_facts};
 use super::ledger::{Ledger, sign_in_background};
+use super::reporting::{self, KeptReport};
 use super::restoring::{self, Plan};
 use super::scrub::Scrubber;
 use super::signing;
@@ -185,6 +186,7 @@ struct Sound {
     tokens: Tokens,
     approvals: BTreeMap<String, Approval>,
     plans: BTreeMap<String, Plan>,
+    reports: BTreeMap<String, KeptReport>,
     holds: BTreeMap<String, Hold>,
     /// Whether a hold's row was altered or removed.
     holds_untrusted: bool,
@@ -225,6 +227,8 @@ impl Sound {
         untrusted += more;
         let (plans, more) = book::load(&rows, restoring::KIND, &standing, &keys.ring());
         untrusted += more;
+        let (reports, more) = book::load(&rows, reporting::KIND, &standing, &keys.ring());
+        untrusted += more;
         let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys.ring());
         counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let holds_untrusted = more > 0;
@@ -247,6 +251,7 @@ impl Sound {
             tokens,
             approvals,
             plans,
+            reports,
             holds,
             holds_untrusted,
             damaged,
@@ -300,7 +305,9 @@ impl Vault {
         let sound = Sound::check(&opening, &store)?;
         let (queue, received) = channel();
         let (writer, scrubber) = sound.workers(&opening, &store, &queue)?;
-        let Sound { ledger, keys, counters, tokens, approvals, plans, holds, holds_untrusted, damaged, .. } = sound;
+        let Sound {
+            ledger, keys, counters, tokens, approvals, plans, reports, holds, holds_untrusted, damaged, ..
+        } = sound;
         let threads = start(writer, received, scrubber, opening.fatal)?;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
@@ -316,6 +323,7 @@ impl Vault {
             changing_tokens: Mutex::default(),
             approvals: Mutex::new(approvals),
             restores: Mutex::new(plans),
+            reports: Mutex::new(reports),
             holds: Mutex::new(holds),
             holds_untrusted,
             deciding: Mutex::default(),

@@ -15,7 +15,7 @@ use super::error::VaultError;
 use super::record::Note;
 use super::standing::{STATE_DIGESTS, digest_of};
 use super::writer::own_meta;
-use super::{Vault, approval, book, hold, restoring};
+use super::{Vault, approval, book, hold, reporting, restoring};
 
 /// Rows that one entry commits to; its metadata must stay under 65,536 bytes.
 const ROWS_AN_ENTRY: usize = 256;
@@ -45,6 +45,7 @@ impl Vault {
         let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let _tokens = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let (holds, approvals, plans) = (self.holds(), self.read_approvals(), self.read_plans());
+        let reports = self.read_reports();
         let change = self.changing_keys();
         let now = self.clock.now();
         let kept_since = now.plus_seconds(-self.settings.keyring_backup_days * 86_400);
@@ -52,6 +53,7 @@ impl Vault {
         let mut rows: Vec<StateRow> = self.read_tokens().rows(&after).collect();
         rows.extend(approvals.iter().map(|(id, it)| book::row(&after, approval::KIND, id, it)));
         rows.extend(plans.iter().map(|(id, it)| book::row(&after, restoring::KIND, id, it)));
+        rows.extend(reports.iter().map(|(id, it)| book::row(&after, reporting::KIND, id, it)));
         rows.extend(holds.iter().map(|(id, it)| book::row(&after, hold::KIND, id, it)));
         let count = rows.len();
         let mut note = Note::new(caller, Action::KEY_STATE, reason);

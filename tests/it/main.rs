@@ -21,6 +21,7 @@ mod memory;
 mod permissions;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod reports;
 mod rotate;
 mod search;
 mod synthea;

@@ -44,6 +44,11 @@ GET    /v1/restores/{id}         | 404 404 403 403 401 401 401 401 401 401 | res
 POST   /v1/restores/{id}/approve | 403 404 403 403 401 401 401 401 401 401 | restore_plan
 POST   /v1/restores/{id}/cancel  | 403 404 403 403 401 401 401 401 401 401 | restore_plan
 POST   /v1/restores/{id}/confirm | 404 403 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/reports               | 403 201 201 403 401 401 401 401 401 401 | report
+GET    /v1/reports               | 403 200 200 403 401 401 401 401 401 401 | report
+GET    /v1/reports/{id}          | 403 404 404 403 401 401 401 401 401 401 | report
+GET    /v1/reports/{id}/manifest | 403 404 404 403 401 401 401 401 401 401 | report
+POST   /v1/reviews               | 403 201 403 403 401 401 401 401 401 401 | review
 GET    /v1/reports/access        | 403 200 200 403 401 401 401 401 401 401 | report
 GET    /v1/reports/breach-scope  | 403 200 200 403 401 401 401 401 401 401 | report
 GET    /v1/reasons               | 200 200 200 200 401 401 401 401 401 401 |
@@ -130,6 +135,8 @@ impl Route {
             ("POST", "/v1/tokens") => json!({"role": "auditor", "label": "made"}),
             ("POST", "/v1/records/{type}/{id}/restore") => json!({"sequence": 1, "reason": reason}),
             ("POST", "/v1/restores/{id}/confirm") => json!({}),
+            ("POST", "/v1/reports") => json!({"report": "logins", "reason": reason}),
+            ("POST", "/v1/reviews") => json!({"entries": [id], "outcome": "appropriate", "reason": reason}),
             ("POST", _) => json!({"reason": reason}),
             _ => Value::Null,
         };

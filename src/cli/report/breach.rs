@@ -3,13 +3,39 @@
 use serde_json::Value;
 
 use crate::cli::admin::text;
-use crate::cli::client::Client;
 use crate::cli::client::terminal::{self, moment};
+use crate::cli::client::{Client, ConnectArgs};
 
 /// Patients and reveals shown; all are in --json.
 const SHOWN: usize = 20;
 
-pub(super) async fn run(args: &super::Breach) -> anyhow::Result<()> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The data-key version that may be known to others (phivault keys list)
+    #[arg(long, value_name = "N")]
+    key_version: u32,
+
+    /// From this time on (RFC 3339) [default: the beginning]
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+
+    /// Before this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+
+    /// Why the report is made, as a code of the vault's vocabulary
+    #[arg(long, value_name = "CODE", default_value = "HCOMPL")]
+    reason: String,
+
+    /// Print the whole report as JSON; it lists every patient and every reveal
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
     let version = args.key_version.to_string();
     let mut query = vec![("key_version", version.as_str()), ("reason", args.reason.as_str())];
     query.extend(args.from.as_deref().map(|it| ("from", it)));

@@ -1,0 +1,76 @@
+//! `phivault verify-report`: checks offline that a report's file is what the vault made, and that nothing was left out of it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+
+use super::client::terminal;
+use super::receipt::{key, read};
+use crate::vault::check_report;
+
+/// The largest file that is checked, in bytes.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Check a report's file offline against its signed manifest
+///
+/// Needs no server and no keys but the ledger's public one. With a copy of the database (a backup, or the folder of a stopped vault)
+/// it also reads every entry and tells whether the report was made of all that belong into it.
+///
+/// Exit code: 0 all of it holds, 1 something does not, 2 something could not be told.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The report
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Its manifest [default: FILE.manifest]
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+
+    /// The ledger's public key: its text, or the file that holds it (keys/signing.vkey)
+    #[arg(long, value_name = "KEY|FILE")]
+    vkey: String,
+
+    /// The folder of a vault whose database holds the entries
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it.
+///
+/// # Errors
+/// A sentence when nothing could be told.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let shown = args.file.display();
+    let length = std::fs::metadata(&args.file).with_context(|| format!("{shown} cannot be read"))?.len();
+    if length > MAX_BYTES {
+        return Err(anyhow!("{shown} is larger than any report"));
+    }
+    let file = std::fs::read(&args.file).with_context(|| format!("{shown} cannot be read"))?;
+    let manifest = args.manifest.clone().unwrap_or_else(|| {
+        let mut beside = args.file.clone().into_os_string();
+        beside.push(".manifest");
+        beside.into()
+    });
+    let data = args.dir.as_ref().map(|it| it.join("data"));
+    let checked =
+        check_report(&file, &read(&manifest)?, &key(&args.vkey)?, data.as_deref()).map_err(|it| anyhow!(it))?;
+    if args.json {
+        terminal::print(&terminal::json(&checked)?)?;
+    } else {
+        let line = |what: &str, all: &[String]| all.iter().map(|it| format!("{what}: {it}\n")).collect::<String>();
+        let text =
+            [line("holds", &checked.holds), line("DOES NOT HOLD", &checked.fails), line("unknown", &checked.unknown)];
+        terminal::print(text.concat().trim_end())?;
+    }
+    Ok(match (checked.fails.is_empty(), checked.unknown.is_empty()) {
+        (false, _) => ExitCode::from(1),
+        (true, false) => ExitCode::from(2),
+        (true, true) => ExitCode::SUCCESS,
+    })
+}

@@ -1,0 +1,214 @@
+//! Accounting of disclosures, 45 CFR 164.528: which disclosures a person must be told of, which not and why, and what is told.
+//!
+//! The rules are tried in the order of paragraph (a)(1). What was left out stays in the report with its paragraph, so that the
+//! decision can be checked.
+
+use chrono::{Datelike as _, NaiveDate};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::super::document::Section;
+use super::super::entry::EntryView;
+use super::super::rules::Item;
+use super::super::time::Timestamp;
+use super::super::value::Value;
+use super::{Fold, Params, time_of};
+
+mod purposes;
+mod told;
+
+pub use purposes::verdict;
+
+/// Years that an accounting looks back (a)(1); three for what HITECH 13405(c) and 42 CFR 2.25 add.
+const YEARS: i32 = 6;
+const FEW_YEARS: i32 = 3;
+
+/// Which rules hold beside 164.528 itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// 164.528 as it stands.
+    #[default]
+    Hipaa,
+    /// With treatment, payment and operations through an electronic record, for three years (42 USC 17935(c)).
+    Hitech,
+    /// With disclosures of substance use disorder records made with consent, for three years (42 CFR 2.25).
+    Part2,
+}
+
+/// An agency or official has asked that the person is not told (a)(2).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Suspension {
+    /// The agency or official, as it is named as a recipient.
+    pub agency: String,
+    /// Whether the statement is in writing; an oral one must be documented and holds for 30 days.
+    pub written: bool,
+    /// From this day.
+    pub from: NaiveDate,
+    /// To the day that the written statement names.
+    pub until: Option<NaiveDate>,
+}
+
+/// What the accounting is asked for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The day the person asked.
+    pub requested_on: NaiveDate,
+    /// Which rules hold.
+    #[serde(default)]
+    pub variant: Variant,
+    /// Only since this day, if the person asked for a shorter time (a)(3).
+    pub since: Option<NaiveDate>,
+    /// Suspensions in force or past.
+    #[serde(default)]
+    pub suspensions: Vec<Suspension>,
+    /// Why more time is needed, if the extension of (c)(1)(ii) is used; the person must have been told so within 60 days.
+    pub extension: Option<String>,
+    /// The day of the accounting before, if there was one: the first in twelve months is free (c)(2).
+    pub last_accounting: Option<NaiveDate>,
+    /// Who is responsible for receiving and processing requests (d)(3).
+    pub office: Option<String>,
+}
+
+/// A disclosure, as the trail holds it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Disclosure {
+    /// The day it was made.
+    pub on: NaiveDate,
+    /// When exactly.
+    pub at: Timestamp,
+    /// The purpose: the reason code, or the standard one it stands for.
+    pub purpose: String,
+    /// The legal basis, such as 164.512(b).
+    pub basis: Option<String>,
+    /// Labels of specially protected data.
+    pub sensitivity: Vec<String>,
+    /// Who received it (b)(2)(ii).
+    pub recipient: String,
+    /// The address, if known.
+    pub address: Option<String>,
+    /// A brief description of what was disclosed (b)(2)(iii).
+    pub description: Option<String>,
+    /// In words why (b)(2)(iv).
+    pub statement: Option<String>,
+    /// The entry.
+    pub entry: uuid::Uuid,
+}
+
+/// What becomes of a disclosure.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Verdict {
+    /// The person is told, under this paragraph.
+    Told {
+        /// Why.
+        paragraph: &'static str,
+    },
+    /// The person need not be told.
+    Excluded {
+        /// Why not.
+        paragraph: &'static str,
+        /// In words.
+        because: &'static str,
+    },
+    /// The person is not told yet (a)(2).
+    Suspended {
+        /// Until this day.
+        until: NaiveDate,
+        /// By whom.
+        agency: String,
+    },
+}
+
+/// The first day that an accounting covers: this many years before the request, or later if the person asked so.
+pub fn looks_back_to(request: &Request, years: i32) -> NaiveDate {
+    let day = request.requested_on;
+    // A request on 29 February looks back to 28 February of a common year.
+    let begin = NaiveDate::from_ymd_opt(day.year() - years, day.month(), day.day())
+        .or_else(|| NaiveDate::from_ymd_opt(day.year() - years, day.month(), 28))
+        .unwrap_or(day);
+    request.since.map_or(begin, |since| since.max(begin))
+}
+
+/// The day by which the accounting must be given (c)(1): 60 days, and at most 30 more with a statement of the reasons.
+pub fn due(request: &Request) -> NaiveDate {
+    let days = if request.extension.is_some() { 90 } else { 60 };
+    request.requested_on + chrono::Days::new(days)
+}
+
+/// Whether this accounting is free (c)(2)(i): the first in any twelve months.
+pub fn is_free(request: &Request) -> bool {
+    request.last_accounting.is_none_or(|last| last + chrono::Months::new(12) <= request.requested_on)
+}
+
+/// Whether a suspension holds on the day of the request, and until when. An oral statement holds 30 days at most (a)(2)(ii)(C).
+pub fn suspended_until(suspension: &Suspension, on: NaiveDate) -> Option<NaiveDate> {
+    let until = match (suspension.written, suspension.until) {
+        (true, Some(until)) => until,
+        // A written statement must name its time (a)(2)(i); one without is taken for an oral one.
+        (true, None) => suspension.from + chrono::Days::new(30),
+        (false, until) => {
+            let most = suspension.from + chrono::Days::new(30);
+            until.map_or(most, |it| it.min(most))
+        }
+    };
+    (suspension.from <= on && on <= until).then_some(until)
+}
+
+pub(super) struct AccountingFold {
+    params: Params,
+    request: Request,
+    all: Vec<Disclosure>,
+}
+
+impl AccountingFold {
+    pub(super) fn new(params: &Params) -> Self {
+        let today = params.to.unwrap_or_default().to_utc().date_naive();
+        let request = params.accounting.clone().unwrap_or_else(|| Request::on(today));
+        Self { params: params.clone(), request, all: Vec::new() }
+    }
+}
+
+impl Request {
+    /// A plain request of a day.
+    pub fn on(requested_on: NaiveDate) -> Self {
+        Self {
+            requested_on,
+            variant: Variant::Hipaa,
+            since: None,
+            suspensions: Vec::new(),
+            extension: None,
+            last_accounting: None,
+            office: None,
+        }
+    }
+}
+
+impl Fold for AccountingFold {
+    fn add(&mut self, entry: &EntryView, items: &[Item]) -> bool {
+        let text = |path: &str| match items.iter().find(|it| it.path == path)?.value.expose() {
+            Value::String(text) => Some(text.clone()),
+            _ => None,
+        };
+        let at = time_of(entry);
+        self.all.push(Disclosure {
+            on: at.at_offset(self.params.zone()).date_naive(),
+            at,
+            purpose: entry.reason.standard.clone().unwrap_or_else(|| entry.reason.code.clone()),
+            basis: entry.disclosure_basis.clone(),
+            sensitivity: entry.sensitivity.clone(),
+            recipient: text("disclosure/recipient/name").unwrap_or_else(|| "(disposed of)".into()),
+            address: text("disclosure/recipient/address"),
+            description: text("disclosure/description"),
+            statement: text("note"),
+            entry: entry.id,
+        });
+        self.all.len() <= super::MAX_ROWS
+    }
+
+    fn sections(mut self: Box<Self>) -> Vec<Section> {
+        self.all.sort_by_key(|it| (it.at, it.entry));
+        told::sections(&self.request, &self.all)
+    }
+}

@@ -1,0 +1,161 @@
+//! Which disclosure is accountable: by its legal basis if one was given, else by its purpose.
+
+use chrono::NaiveDate;
+
+use super::{Disclosure, FEW_YEARS, Request, Variant, Verdict, YEARS, looks_back_to, suspended_until};
+
+/// The compliance date: nothing before it is accounted for (a)(1)(ix).
+const COMPLIANCE: (i32, u32, u32) = (2003, 4, 14);
+
+/// What a basis or purpose comes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Treatment, payment, operations.
+    Operations,
+    /// To the person.
+    Person,
+    /// Incident to a permitted use.
+    Incidental,
+    /// Under an authorization.
+    Authorized,
+    /// Facility directory, or persons involved in the care.
+    Involved,
+    /// National security.
+    Security,
+    /// Correctional institutions and custody.
+    Custody,
+    /// A limited data set.
+    Limited,
+    /// With consent, of substance use disorder records.
+    Consented,
+    /// Told, under this paragraph.
+    Told(&'static str),
+}
+
+/// What becomes of a disclosure on a request.
+pub fn verdict(disclosure: &Disclosure, request: &Request) -> Verdict {
+    let Disclosure { on, .. } = *disclosure;
+    let excluded = |paragraph, because| Verdict::Excluded { paragraph, because };
+    let (year, month, day) = COMPLIANCE;
+    if NaiveDate::from_ymd_opt(year, month, day).is_some_and(|compliance| on < compliance) {
+        return excluded("164.528(a)(1)(ix)", "before the compliance date");
+    }
+    if on > request.requested_on {
+        return excluded("164.528(a)(1)", "after the request");
+    }
+    if on < looks_back_to(request, YEARS) {
+        return excluded("164.528(a)(1)", "before the time that the accounting covers");
+    }
+    let recent = on >= looks_back_to(request, FEW_YEARS);
+    let class = class(disclosure);
+    let told = match class {
+        Class::Told(paragraph) => paragraph,
+        Class::Operations if request.variant == Variant::Hitech && recent => "42 USC 17935(c)",
+        Class::Consented | Class::Operations if request.variant == Variant::Part2 && recent && is_sud(disclosure) => {
+            "42 CFR 2.25"
+        }
+        other => {
+            let (paragraph, because) = exclusion(other);
+            return excluded(paragraph, because);
+        }
+    };
+    for it in request.suspensions.iter().filter(|_| may_suspend(told)) {
+        if it.agency.trim().eq_ignore_ascii_case(disclosure.recipient.trim())
+            && let Some(until) = suspended_until(it, request.requested_on)
+        {
+            return Verdict::Suspended { until, agency: it.agency.clone() };
+        }
+    }
+    Verdict::Told { paragraph: told }
+}
+
+/// Only disclosures to a health oversight agency or law enforcement official can be suspended (a)(2)(i).
+fn may_suspend(paragraph: &str) -> bool {
+    ["164.512(d)", "164.512(f)"].contains(&paragraph)
+}
+
+fn is_sud(disclosure: &Disclosure) -> bool {
+    disclosure.sensitivity.iter().any(|it| it.eq_ignore_ascii_case("SUD") || it.eq_ignore_ascii_case("ETH"))
+}
+
+fn exclusion(class: Class) -> (&'static str, &'static str) {
+    match class {
+        Class::Operations => ("164.528(a)(1)(i)", "treatment, payment or health care operations"),
+        Class::Person => ("164.528(a)(1)(ii)", "to the person"),
+        Class::Incidental => ("164.528(a)(1)(iii)", "incident to a permitted use"),
+        Class::Authorized | Class::Consented => ("164.528(a)(1)(iv)", "under an authorization"),
+        Class::Involved => ("164.528(a)(1)(v)", "facility directory, or to persons involved in the care"),
+        Class::Security => ("164.528(a)(1)(vi)", "national security or intelligence"),
+        Class::Custody => ("164.528(a)(1)(vii)", "correctional institution or law enforcement custody"),
+        Class::Limited => ("164.528(a)(1)(viii)", "part of a limited data set"),
+        Class::Told(paragraph) => (paragraph, "accountable"),
+    }
+}
+
+/// By the basis, which decides; else by the purpose. What is neither known is told: leaving it out would be a guess.
+fn class(disclosure: &Disclosure) -> Class {
+    let basis = disclosure.basis.as_deref().and_then(by_basis);
+    basis.or_else(|| by_purpose(&disclosure.purpose)).unwrap_or(Class::Told("164.528(a)(1)"))
+}
+
+/// Paragraphs of subpart E; a longer one stands before what it belongs to.
+const BASES: [(&str, Class); 26] = [
+    ("164.502(a)(1)(i)", Class::Person),
+    ("164.502(a)(1)(iii)", Class::Incidental),
+    ("164.502(a)(2)(i)", Class::Person),
+    ("164.502(a)(2)(ii)", Class::Told("164.502(a)(2)(ii)")),
+    ("164.502(a)(1)(ii)", Class::Operations),
+    ("164.502(j)", Class::Told("164.502(j)")),
+    ("164.506", Class::Operations),
+    ("164.508", Class::Authorized),
+    ("164.510", Class::Involved),
+    ("164.512(k)(2)", Class::Security),
+    ("164.512(k)(5)", Class::Custody),
+    ("164.512(a)", Class::Told("164.512(a)")),
+    ("164.512(b)", Class::Told("164.512(b)")),
+    ("164.512(c)", Class::Told("164.512(c)")),
+    ("164.512(d)", Class::Told("164.512(d)")),
+    ("164.512(e)", Class::Told("164.512(e)")),
+    ("164.512(f)", Class::Told("164.512(f)")),
+    ("164.512(g)", Class::Told("164.512(g)")),
+    ("164.512(h)", Class::Told("164.512(h)")),
+    ("164.512(i)", Class::Told("164.512(i)")),
+    ("164.512(j)", Class::Told("164.512(j)")),
+    ("164.512(k)", Class::Told("164.512(k)")),
+    ("164.512(l)", Class::Told("164.512(l)")),
+    ("164.514(e)", Class::Limited),
+    ("164.524", Class::Person),
+    ("2.31", Class::Consented),
+];
+
+fn by_basis(text: &str) -> Option<Class> {
+    let plain: String = text.to_ascii_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
+    let plain = plain.trim_start_matches("45cfr").trim_start_matches("42cfr").trim_start_matches('§');
+    BASES.iter().find(|(paragraph, _)| plain.starts_with(paragraph)).map(|it| it.1)
+}
+
+/// Purposes of use: HL7 v3 codes and those of the US exchange (NHIN), as `nhin_purpose_map.csv` reads them.
+fn by_purpose(code: &str) -> Option<Class> {
+    Some(match code {
+        "TREAT" | "ETREAT" | "BTG" | "CAREMGT" | "COC" | "COORDCARE" | "CLINTRL" | "ERTREAT" | "HPAYMT"
+        | "CLMATTCH" | "COVAUTH" | "COVERAGE" | "ELIGDTRM" | "ELIGVER" | "ENROLLM" | "REMITADV" | "PMTDS"
+        | "MILDCRG" | "HOPERAT" | "HACCRED" | "HQUALIMP" | "HSYSADMIN" | "RECORDMGT" | "TRAIN" | "HLEGAL" | "FRAUD"
+        | "TREATMENT" | "PAYMENT" | "OPERATIONS" | "SYSADMIN" | "TRAINING" | "LEGAL" | "EMERGENCY" => Class::Operations,
+        "PATRQT" | "REQUEST" | "PWATRNY" => Class::Person,
+        "HMARKT" | "MARKETING" | "PSYCHOTHERAPY" => Class::Authorized,
+        "HDIRECT" | "FAMRQT" | "SUPNWK" | "DISASTER" | "DIRECTORY" | "FAMILY" | "PRESENT" => Class::Involved,
+        "PUBHLTH" | "HPRO" | "PUBLICHEALTH" => Class::Told("164.512(b)"),
+        "ABUSE" => Class::Told("164.512(c)"),
+        "HCOMPL" | "OVERSIGHT" => Class::Told("164.512(d)"),
+        "JUDICIAL" => Class::Told("164.512(e)"),
+        "LAW" => Class::Told("164.512(f)"),
+        "HDECD" | "DECEASED" => Class::Told("164.512(g)"),
+        "DONAT" | "DONATION" => Class::Told("164.512(h)"),
+        "HRESCH" | "BIORCH" | "CLINTRCH" | "DSRCH" | "POARCH" | "TRANSRCH" | "CLINTRCHNPC" | "CLINTRCHPC"
+        | "PRECLINTRCH" | "RESEARCH" => Class::Told("164.512(i)"),
+        "THREAT" => Class::Told("164.512(j)"),
+        "GOV" | "GOVERNMENT" => Class::Told("164.512(k)"),
+        "WORKERSCOMP" => Class::Told("164.512(l)"),
+        _ => return None,
+    })
+}

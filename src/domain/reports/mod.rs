@@ -1,0 +1,343 @@
+//! The reports: which there are, what each is asked for, and the folds from entries to documents.
+
+use std::collections::BTreeMap;
+
+use chrono::{Datelike as _, FixedOffset, Timelike as _};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::action::Action;
+use super::document::{Cell, Chart, Section};
+use super::entry::EntryView;
+use super::index::{Dimension, Term};
+use super::meta::Meta;
+use super::rules::Item;
+use super::time::Timestamp;
+
+mod access;
+pub mod accounting;
+mod glass;
+mod logins;
+mod patient;
+mod privileged;
+mod reasons;
+pub mod review;
+mod users;
+mod values;
+
+/// What the entries of an access report can be sorted by.
+pub const SORTS: [&str; 13] = access::COLUMNS;
+
+/// The most rows that a report lists; of more it says so.
+pub const MAX_ROWS: usize = 20_000;
+
+/// A report.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportKind {
+    /// What one user did, with reasons (45 CFR 164.308(a)(1)(ii)(D)).
+    Access,
+    /// All users side by side.
+    Users,
+    /// Who looked at a patient's record, and why, in plain words.
+    Patient,
+    /// Accounting of disclosures (45 CFR 164.528).
+    Disclosures,
+    /// Uses of break-the-glass, what was done with them, and their review.
+    BreakGlass,
+    /// What must be looked at, and what was decided of it.
+    Review,
+    /// Log-in monitoring (45 CFR 164.308(a)(5)(ii)(C)).
+    Logins,
+    /// How reasons are given: missing notes, rare codes, role and reason that do not fit.
+    Reasons,
+    /// Keys, tokens, holds, disposal and privileges.
+    Privileged,
+    /// What the vault found of itself: verification, checkpoints, starts.
+    Integrity,
+    /// Where records were changed outside the trail.
+    Continuity,
+    /// Counts and sums of a numeric field by day, with marks.
+    Values,
+}
+
+/// What a report is made of: the same parameters and the same ledger give the same report.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Params {
+    /// The user.
+    pub actor: Option<String>,
+    /// The patient.
+    pub patient: Option<String>,
+    /// The type of the records.
+    pub record_type: Option<String>,
+    /// One record.
+    pub record_id: Option<String>,
+    /// The field.
+    pub field: Option<String>,
+    /// By which column entries are sorted.
+    pub sort: Option<String>,
+    /// Not before, by the time things happened.
+    pub from: Option<Timestamp>,
+    /// Before.
+    pub to: Option<Timestamp>,
+    /// The offset from UTC in which days and hours are counted, in seconds.
+    pub offset: i32,
+    /// What an accounting of disclosures takes beside that.
+    pub accounting: Option<accounting::Request>,
+}
+
+impl Params {
+    /// The offset.
+    pub fn zone(&self) -> FixedOffset {
+        FixedOffset::east_opt(self.offset).unwrap_or_else(|| FixedOffset::east_opt(0).expect("zero is an offset"))
+    }
+
+    /// Whether a time lies in the period.
+    pub fn covers(&self, time: Timestamp) -> bool {
+        self.from.is_none_or(|from| time >= from) && self.to.is_none_or(|to| time < to)
+    }
+
+    /// The period of the same length before.
+    pub fn before(&self) -> Option<(Timestamp, Timestamp)> {
+        let (from, to) = (self.from?, self.to?);
+        Some((Timestamp(from.0.checked_sub(to.0 - from.0)?), from))
+    }
+}
+
+/// From entries to sections.
+pub trait Fold {
+    /// Takes in one entry, oldest first by position; with its values if the report asks for them. `false`: the report would
+    /// outgrow its bounds.
+    #[must_use]
+    fn add(&mut self, entry: &EntryView, items: &[Item]) -> bool;
+
+    /// What the report says.
+    fn sections(self: Box<Self>) -> Vec<Section>;
+}
+
+impl ReportKind {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Access,
+        Self::Users,
+        Self::Patient,
+        Self::Disclosures,
+        Self::BreakGlass,
+        Self::Review,
+        Self::Logins,
+        Self::Reasons,
+        Self::Privileged,
+        Self::Integrity,
+        Self::Continuity,
+        Self::Values,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Users => "users",
+            Self::Patient => "patient",
+            Self::Disclosures => "disclosures",
+            Self::BreakGlass => "break-glass",
+            Self::Review => "review",
+            Self::Logins => "logins",
+            Self::Reasons => "reasons",
+            Self::Privileged => "privileged",
+            Self::Integrity => "integrity",
+            Self::Continuity => "continuity",
+            Self::Values => "values",
+        }
+    }
+
+    /// The report of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.name() == name)
+    }
+
+    /// Its title.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Access => "Access report",
+            Self::Users => "All users",
+            Self::Patient => "Who has looked at this record, and why",
+            Self::Disclosures => "Accounting of disclosures",
+            Self::BreakGlass => "Break-the-glass",
+            Self::Review => "Activity review",
+            Self::Logins => "Log-in monitoring",
+            Self::Reasons => "Reasons given",
+            Self::Privileged => "Privileged activity",
+            Self::Integrity => "Integrity of the trail",
+            Self::Continuity => "Continuity of records",
+            Self::Values => "Values by day",
+        }
+    }
+
+    /// What it cannot do without, as names of parameters.
+    pub fn required(self) -> &'static [&'static str] {
+        match self {
+            Self::Access => &["actor"],
+            Self::Patient | Self::Disclosures => &["patient"],
+            Self::Values => &["record_type", "field"],
+            _ => &[],
+        }
+    }
+
+    /// Whether it shows what is sealed, so that only who may reveal may make it.
+    pub fn shows_values(self) -> bool {
+        matches!(self, Self::Disclosures | Self::Values)
+    }
+
+    /// Whether it looks at entries beyond its period: the one before, or reviews that came later.
+    pub fn looks_beyond(self) -> bool {
+        matches!(self, Self::Access | Self::Users | Self::BreakGlass | Self::Review)
+    }
+
+    /// Terms of which an entry must have one each; an empty list reads all entries.
+    pub fn terms(self) -> Vec<Vec<Term>> {
+        let action = |it: &Action| Term::new(Dimension::Action, &[it.name().as_bytes()]);
+        match self {
+            Self::Disclosures => vec![vec![action(&Action::DISCLOSE)]],
+            Self::Logins => vec![[Action::LOGIN, Action::LOGOUT, Action::LOGIN_FAILED].iter().map(action).collect()],
+            Self::Privileged => vec![privileged::ACTIONS.iter().map(action).collect()],
+            Self::Integrity => vec![privileged::INTEGRITY.iter().map(action).collect()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it counts an entry that meets the filter.
+    pub fn counts(self, meta: &Meta) -> bool {
+        match self {
+            Self::Disclosures => meta.action == Action::DISCLOSE,
+            Self::Logins => [Action::LOGIN, Action::LOGOUT, Action::LOGIN_FAILED].contains(&meta.action),
+            Self::Privileged => privileged::ACTIONS.contains(&meta.action),
+            Self::Integrity => privileged::INTEGRITY.contains(&meta.action),
+            Self::Continuity | Self::Values => meta.action.is_change(),
+            _ => true,
+        }
+    }
+
+    /// Its fold; continuity has none, for it compares values.
+    pub fn fold(self, params: &Params) -> Option<Box<dyn Fold>> {
+        Some(match self {
+            Self::Access => Box::new(access::AccessFold::new(params)),
+            Self::Users => Box::new(users::UsersFold::new(params)),
+            Self::Patient => Box::new(patient::PatientFold::new(params)),
+            Self::Disclosures => Box::new(accounting::AccountingFold::new(params)),
+            Self::BreakGlass => Box::new(glass::GlassFold::new(params)),
+            Self::Review => Box::new(review::ReviewFold::new(params)),
+            Self::Logins => Box::new(logins::LoginsFold::default()),
+            Self::Reasons => Box::new(reasons::ReasonsFold::default()),
+            Self::Privileged => Box::new(privileged::PrivilegedFold::default()),
+            Self::Integrity => Box::new(privileged::IntegrityFold::default()),
+            Self::Values => Box::new(values::ValuesFold::new(params)),
+            Self::Continuity => return None,
+        })
+    }
+}
+
+/// When an entry happened; its receipt if the application did not say.
+fn time_of(entry: &EntryView) -> Timestamp {
+    entry.occurred_at.unwrap_or(entry.received_at)
+}
+
+/// Counts by name, the most frequent first.
+fn ranked(counts: &BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let mut all: Vec<_> = counts.iter().map(|(name, count)| (name.clone(), *count)).collect();
+    all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    all
+}
+
+/// The first bars of a ranking, and the rest in one.
+fn top(counts: &BTreeMap<String, u64>, most: usize) -> Vec<(String, u64)> {
+    let mut all = ranked(counts);
+    if all.len() > most {
+        let rest = all.split_off(most - 1);
+        all.push((format!("{} others", rest.len()), rest.iter().map(|it| it.1).sum()));
+    }
+    all
+}
+
+fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    match counts.get_mut(name) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(name.to_owned(), 1)),
+    }
+}
+
+/// Counts along time: by day, by weekday and hour.
+struct Times {
+    zone: FixedOffset,
+    days: BTreeMap<String, u64>,
+    week: Vec<Vec<u64>>,
+}
+
+impl Times {
+    fn new(params: &Params) -> Self {
+        Self { zone: params.zone(), days: BTreeMap::new(), week: vec![vec![0; 24]; 7] }
+    }
+
+    fn add(&mut self, time: Timestamp) {
+        let local = time.at_offset(self.zone);
+        count(&mut self.days, &local.format("%Y-%m-%d").to_string());
+        let day = local.weekday().num_days_from_monday() as usize;
+        self.week[day][local.hour() as usize] += 1;
+    }
+
+    /// The charts; days become months when there are many.
+    fn sections(self) -> Vec<Section> {
+        let mut counts = self.days;
+        if counts.len() > 62 {
+            let mut months = BTreeMap::new();
+            for (day, n) in counts {
+                *months.entry(day[..7].to_owned()).or_insert(0) += n;
+            }
+            counts = months;
+        }
+        vec![
+            Section::chart("Over time", Chart::Columns { counts: counts.into_iter().collect() }),
+            Section::chart("By weekday and hour", Chart::Week { counts: self.week }),
+        ]
+    }
+}
+
+/// A list of rows that does not outgrow the report.
+struct Rows {
+    columns: &'static [&'static str],
+    rows: Vec<Vec<Cell>>,
+    left_out: u64,
+}
+
+impl Rows {
+    fn new(columns: &'static [&'static str]) -> Self {
+        Self { columns, rows: Vec::new(), left_out: 0 }
+    }
+
+    fn push(&mut self, row: Vec<Cell>) {
+        if self.rows.len() < MAX_ROWS { self.rows.push(row) } else { self.left_out += 1 }
+    }
+
+    fn section(self, heading: &str) -> Section {
+        let section = Section::table(heading, self.columns, self.rows);
+        match self.left_out {
+            0 => section,
+            n => section.with_text(format!(
+                "{n} more are not listed, for a report lists at most {MAX_ROWS}; ask for a shorter period."
+            )),
+        }
+    }
+}
+
+/// A table of counts by name.
+fn counts_table(heading: &str, columns: &'static [&'static str], counts: &BTreeMap<String, u64>) -> Section {
+    let row = |(name, count): (String, u64)| vec![Cell::text(name), Cell::Count(count)];
+    let ranked = ranked(counts);
+    let shown: Vec<_> = ranked.iter().take(MAX_ROWS).cloned().map(row).collect();
+    Section::table(heading, columns, shown)
+}
+
+/// A share in percent, to one decimal.
+#[expect(clippy::cast_precision_loss, reason = "a share is rounded to one place anyway")]
+fn percent(part: u64, whole: u64) -> Cell {
+    if whole == 0 { Cell::None } else { Cell::Decimal(format!("{:.1}", part as f64 * 100.0 / whole as f64)) }
+}

@@ -1,0 +1,125 @@
+//! Who has looked at a patient's record, and why: for the patient, in plain words.
+
+use std::collections::BTreeMap;
+
+use super::super::action::{Action, Kind, Outcome};
+use super::super::document::{Cell, Section};
+use super::super::entry::EntryView;
+use super::super::rules::Item;
+use super::{Fold, Params, Rows, Times, count, counts_table, time_of};
+
+pub(super) struct PatientFold {
+    times: Times,
+    people: BTreeMap<String, u64>,
+    whys: BTreeMap<String, u64>,
+    rows: Rows,
+    of_the_vault: u64,
+}
+
+impl PatientFold {
+    pub(super) fn new(params: &Params) -> Self {
+        Self {
+            times: Times::new(params),
+            people: BTreeMap::new(),
+            whys: BTreeMap::new(),
+            rows: Rows::new(&["when", "who", "role", "what", "which part", "why"]),
+            of_the_vault: 0,
+        }
+    }
+}
+
+impl Fold for PatientFold {
+    fn add(&mut self, entry: &EntryView, _: &[Item]) -> bool {
+        let time = time_of(entry);
+        if entry.action.kind() == Kind::Vault && entry.action != Action::REVEAL {
+            self.of_the_vault += 1;
+            return true;
+        }
+        self.times.add(time);
+        count(&mut self.people, &entry.actor.id);
+        let why = why(entry);
+        count(&mut self.whys, &why);
+        let part = entry.category.clone().or_else(|| entry.record.as_ref().map(|it| it.kind.clone()));
+        self.rows.push(vec![
+            Cell::Time(time),
+            Cell::text(&entry.actor.id),
+            Cell::optional(entry.actor.role.as_deref()),
+            Cell::text(what(entry)),
+            Cell::optional(part.as_deref()),
+            Cell::text(why),
+        ]);
+        self.people.len() < 1_000_000
+    }
+
+    fn sections(self: Box<Self>) -> Vec<Section> {
+        let (people, times) = (self.people.len(), self.people.values().sum::<u64>());
+        let mut summary = Section::text(
+            "In short",
+            vec![format!(
+                "{} looked at this record or changed it, {} in all.",
+                plural(people as u64, "person or program", "people or programs"),
+                plural(times, "time", "times")
+            )],
+        );
+        if self.of_the_vault > 0 {
+            let count = plural(self.of_the_vault, "search or report", "searches and reports");
+            summary = summary
+                .with_text(format!("Beside that the record was part of {count} of those who watch over the trail."));
+        }
+        let mut out = vec![summary];
+        out.push(counts_table("Who", &["who", "times"], &self.people));
+        out.push(counts_table("Why", &["why", "times"], &self.whys));
+        out.extend(self.times.sections().into_iter().take(1));
+        out.push(self.rows.section("Each time"));
+        out
+    }
+}
+
+fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+fn what(entry: &EntryView) -> String {
+    let did = match entry.action.name() {
+        "baseline" => "took it over into the system",
+        "create" => "wrote something new",
+        "read" => "looked at it",
+        "update" => "changed it",
+        "delete" => "removed it",
+        "restore" => "put an earlier state back",
+        "query" => "searched",
+        "print" => "printed it",
+        "copy" => "copied it",
+        "export" => "exported it",
+        "disclose" => "gave it to somebody outside",
+        "merge" => "joined records",
+        "reveal" => "looked at its history",
+        other => other,
+    };
+    match entry.outcome {
+        Outcome::Success => did.to_owned(),
+        Outcome::Failure => format!("tried, and it failed: {did}"),
+        Outcome::Denied => format!("tried, and was refused: {did}"),
+    }
+}
+
+fn why(entry: &EntryView) -> String {
+    let code = entry.reason.standard.as_deref().unwrap_or(&entry.reason.code);
+    let words = match code {
+        "TREAT" | "CLINTRL" | "CAREMGT" | "COC" | "COORDCARE" => "to treat you",
+        "ETREAT" | "BTG" | "ERTREAT" => "in an emergency",
+        "HPAYMT" | "CLMATTCH" | "COVAUTH" | "COVERAGE" | "ELIGDTRM" | "ELIGVER" | "ENROLLM" | "REMITADV" | "PMTDS" => {
+            "for billing"
+        }
+        "HOPERAT" | "HCOMPL" | "HSYSADMIN" | "HACCRED" | "HQUALIMP" | "RECORDMGT" | "TRAIN" => "to run the hospital",
+        "HRESCH" | "BIORCH" | "CLINTRCH" | "DSRCH" => "for research",
+        "PUBHLTH" | "HPRO" => "for public health",
+        "PATRQT" | "FAMRQT" | "PWATRNY" | "SUPNWK" => "because you or your family asked",
+        "HLEGAL" => "for a legal matter",
+        _ => return format!("reason {}", entry.reason.code),
+    };
+    if entry.reason.break_glass && words != "in an emergency" {
+        return format!("{words}, breaking the glass");
+    }
+    words.to_owned()
+}

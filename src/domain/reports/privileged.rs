@@ -1,0 +1,141 @@
+//! What those with special rights did, and what the vault found of itself.
+
+use std::collections::BTreeMap;
+
+use super::super::action::{Action, Outcome};
+use super::super::document::{Cell, Section};
+use super::super::entry::EntryView;
+use super::super::rules::Item;
+use super::{Fold, Rows, counts_table, time_of};
+
+/// Keys, tokens, holds, disposal, restores and privileges.
+pub(super) const ACTIONS: [Action; 20] = [
+    Action::KEY_ROTATE,
+    Action::KEY_REENCRYPT,
+    Action::KEY_DESTROY,
+    Action::KEY_REWRAP,
+    Action::KEY_SLOT,
+    Action::KEY_INDEX,
+    Action::KEY_STATE,
+    Action::SIGNING_ROTATE,
+    Action::TOKEN_CREATE,
+    Action::TOKEN_REVOKE,
+    Action::APPROVAL,
+    Action::RESTORE_PLAN,
+    Action::HOLD_PLACE,
+    Action::HOLD_LIFT,
+    Action::DISPOSE,
+    Action::REDACT,
+    Action::VAULT_RESTORE,
+    Action::VOCABULARY,
+    Action::GRANT,
+    Action::REVOKE,
+];
+
+/// What tells of the trail itself.
+pub(super) const INTEGRITY: [Action; 8] = [
+    Action::VAULT_CREATE,
+    Action::VAULT_START,
+    Action::VAULT_STOP,
+    Action::VAULT_RESTORE,
+    Action::INTEGRITY,
+    Action::SIGNING_ROTATE,
+    Action::VOCABULARY,
+    Action::SEAL,
+];
+
+/// Facts that say nothing to a reader: they are for verifiers.
+const FOR_VERIFIERS: [&str; 8] =
+    ["keyring_digest", "state_digest", "token", "root", "entries_digest", "from", "to", "first"];
+
+pub(super) struct PrivilegedFold {
+    people: BTreeMap<String, u64>,
+    actions: BTreeMap<String, u64>,
+    rows: Rows,
+}
+
+impl Default for PrivilegedFold {
+    fn default() -> Self {
+        let rows = Rows::new(&["when", "who", "what", "outcome", "about", "reason", "facts"]);
+        Self { people: BTreeMap::new(), actions: BTreeMap::new(), rows }
+    }
+}
+
+impl Fold for PrivilegedFold {
+    fn add(&mut self, entry: &EntryView, _: &[Item]) -> bool {
+        // A re-encryption is one entry a range; only what a person asked for is listed.
+        if entry.action == Action::KEY_REENCRYPT && entry.actor.id == "phivault" {
+            return true;
+        }
+        super::count(&mut self.people, &entry.actor.id);
+        super::count(&mut self.actions, entry.action.name());
+        let about = entry.record.as_ref().map(|it| format!("{} {}", it.kind, it.id));
+        self.rows.push(vec![
+            Cell::Time(time_of(entry)),
+            Cell::text(&entry.actor.id),
+            Cell::text(entry.action.name()),
+            Cell::text(entry.outcome.name()),
+            Cell::optional(about.as_deref()),
+            Cell::text(&entry.reason.code),
+            Cell::text(facts(entry)),
+        ]);
+        true
+    }
+
+    fn sections(self: Box<Self>) -> Vec<Section> {
+        vec![
+            counts_table("By person", &["who", "entries"], &self.people),
+            counts_table("By action", &["what", "entries"], &self.actions),
+            self.rows.section("Each"),
+        ]
+    }
+}
+
+pub(super) struct IntegrityFold {
+    seals: u64,
+    sealed_to: Option<String>,
+    findings: Rows,
+    rows: Rows,
+}
+
+impl Default for IntegrityFold {
+    fn default() -> Self {
+        let rows = Rows::new(&["when", "what", "facts"]);
+        Self { seals: 0, sealed_to: None, findings: Rows::new(&["when", "entries that were altered"]), rows }
+    }
+}
+
+impl Fold for IntegrityFold {
+    fn add(&mut self, entry: &EntryView, _: &[Item]) -> bool {
+        if entry.action == Action::SEAL {
+            self.seals += 1;
+            self.sealed_to = entry.facts.get("to").cloned();
+            return true;
+        }
+        let at = Cell::Time(time_of(entry));
+        if entry.outcome != Outcome::Success || entry.action == Action::INTEGRITY {
+            let damaged = entry.facts.get("damaged").cloned().unwrap_or_default();
+            self.findings.push(vec![at, Cell::text(damaged)]);
+            return true;
+        }
+        self.rows.push(vec![at, Cell::text(entry.action.name()), Cell::text(facts(entry))]);
+        true
+    }
+
+    fn sections(self: Box<Self>) -> Vec<Section> {
+        let upto = self.sealed_to.map_or_else(String::new, |to| format!(", the last one up to position {to}"));
+        let seals = format!("{} seal entries commit to the sealed values of the period{upto}.", self.seals);
+        vec![
+            Section::text("Seals", vec![seals]),
+            self.findings.section("Damage that was found"),
+            self.rows.section("Starts, stops, restores, keys and rules"),
+        ]
+    }
+}
+
+fn facts(entry: &EntryView) -> String {
+    let told = entry.facts.iter().filter(|(name, _)| {
+        !FOR_VERIFIERS.contains(&name.as_str()) && !name.starts_with("state_digest/") && !name.contains("verifier_key")
+    });
+    told.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
+}

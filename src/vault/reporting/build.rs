@@ -1,0 +1,231 @@
+//! From the parameters of a report to its document: which entries are read, and what stands at its head.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::crypto::random;
+use crate::domain::document::{Cell, Document, Section};
+use crate::domain::entry::EntryView;
+use crate::domain::history::{Continuity, comparable};
+use crate::domain::meta::Meta;
+use crate::domain::query::{Filter, QueryIn, TimeAxis};
+use crate::domain::reports::{MAX_ROWS, Params, ReportKind};
+use crate::domain::time::Timestamp;
+use crate::ledger::tree::Edge;
+use crate::store::{Order, Row};
+
+use super::super::Vault;
+use super::super::approval::refused;
+use super::super::error::VaultError;
+use super::super::search::{decode, place};
+use super::super::steps::{AsOf, Seen};
+use super::KeptReport;
+
+/// Entries fetched at a time.
+const FETCH: usize = 4_096;
+/// Fields that the check of continuity follows at a time; each takes about 80 bytes.
+const MAX_FIELDS: usize = 3_000_000;
+
+impl Vault {
+    /// Makes the document, and fills in what it was made of.
+    pub(super) fn build(&self, kept: &mut KeptReport) -> Result<Document, VaultError> {
+        let kind = kept.report;
+        let sections = if kind == ReportKind::Continuity { self.continuity(kept)? } else { self.folded(kept)? };
+        let title = match (&kept.parameters.actor, kind) {
+            (Some(actor), ReportKind::Access) => format!("{} of {actor}", kind.title()),
+            _ => kind.title().to_owned(),
+        };
+        Ok(Document { report: kind.name().to_owned(), title, made_at: kept.made_at, head: self.head(kept), sections })
+    }
+
+    fn folded(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
+        let (kind, params) = (kept.report, kept.parameters.clone());
+        let mut fold = kind.fold(&params).expect("every report but continuity has a fold");
+        let blind = self.settings.blind_patients;
+        self.each_read(kept, &mut |row, meta| {
+            let items = if kind.shows_values() { self.items_left(row, meta)? } else { Vec::new() };
+            // Blinded ids are opened where patients are listed, and only there.
+            let view = if !blind || kind == ReportKind::Users {
+                EntryView::new(meta, place(row), String::new(), 0, &[])
+            } else {
+                self.view(row)?
+            };
+            if fold.add(&view, &items) {
+                return Ok(());
+            }
+            Err(refused("/from", "too_large", "This report would grow too large; ask for a shorter period."))
+        })?;
+        Ok(fold.sections())
+    }
+
+    fn items_left(&self, row: &Row, meta: &Meta) -> Result<Vec<crate::domain::rules::Item>, VaultError> {
+        match self.open_items(row, meta) {
+            Ok(items) => Ok(items),
+            // What is gone does not take the whole report with it.
+            Err(VaultError::Shredded(_) | VaultError::Integrity(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls `each` with every entry that the report is made of, oldest first, and counts them.
+    fn each_read(
+        &self,
+        kept: &mut KeptReport,
+        each: &mut dyn FnMut(&Row, &Meta) -> Result<(), VaultError>,
+    ) -> Result<(), VaultError> {
+        let (kind, params, bound) = (kept.report, kept.parameters.clone(), kept.ledger_size);
+        let filter = self.filter(kind, &params)?;
+        let (mut covered, mut read, mut edge) = (0, 0, Edge::new());
+        let mut take = |row: &Row| {
+            let meta = decode(row)?;
+            let received = Timestamp(row.received_at);
+            if !kind.counts(&meta) || !filter.matches(&meta, received) {
+                return Ok(());
+            }
+            read += 1;
+            covered += u64::from(params.covers(meta.occurred_at.unwrap_or(received)));
+            edge.append(row.leaf);
+            each(row, &meta)
+        };
+        let terms = [filter.terms(), kind.terms()].concat();
+        if terms.is_empty() {
+            let mut failed = None;
+            self.store.scan(0..bound, &mut |row| {
+                failed = take(&row).err();
+                failed.is_none()
+            })?;
+            failed.map_or(Ok(()), Err)?;
+        } else {
+            let mut position = Some(0);
+            while let Some(from) = position {
+                let found = self.store.find(&terms, from..bound, Order::OldestFirst, FETCH)?;
+                for row in self.each_row(&found.sequences) {
+                    take(&row?)?;
+                }
+                position = found.next;
+            }
+        }
+        (kept.entries_covered, kept.entries_read) = (covered, read);
+        kept.entries_root = edge.root().to_string();
+        Ok(())
+    }
+
+    /// The filter of a report. Some look beyond their period: at the one before, or at what was reviewed later.
+    fn filter(&self, kind: ReportKind, params: &Params) -> Result<Filter, VaultError> {
+        let query = QueryIn {
+            actor: params.actor.clone(),
+            patient: params.patient.clone(),
+            record_type: params.record_type.clone(),
+            record_id: params.record_id.clone(),
+            ..QueryIn::default()
+        };
+        let mut filter = query.check(|id| self.patient_forms(id)).map_err(VaultError::Invalid)?.filter;
+        filter.time = TimeAxis::Occurred;
+        if !kind.looks_beyond() {
+            (filter.from, filter.to) = (params.from, params.to);
+        }
+        Ok(filter)
+    }
+
+    /// Every record of which a change does not follow the one before. Values are compared by digests under a key of this run; what
+    /// seems to be broken in the order of receipt is looked at once more in the order in which things happened.
+    fn continuity(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
+        let key = random::array::<32>();
+        let hash = |parts: &[&[u8]]| {
+            let digest = crate::crypto::mac::digest(&key, parts);
+            u128::from_be_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
+        };
+        let mut last: HashMap<u128, Option<u128>> = HashMap::new();
+        let mut suspects: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut seen = Seen::default();
+        self.each_read(kept, &mut |row, meta| {
+            let Some(record) = meta.record.as_ref().filter(|_| meta.outcome == crate::domain::action::Outcome::Success)
+            else {
+                return Ok(());
+            };
+            let step = self.step(row, &mut seen)?;
+            seen = Seen::default();
+            for change in &step.changes {
+                let place = hash(&[record.kind.as_bytes(), record.id.as_bytes(), change.field.as_bytes()]);
+                let old = change.old.as_ref().map(|it| hash(&[&comparable(it)]));
+                let odd = matches!((last.get(&place), old), (Some(before), Some(old)) if *before != Some(old));
+                if odd || step.lost.is_some() {
+                    suspects.insert((record.kind.clone(), record.id.clone()));
+                }
+                last.insert(place, change.new.as_ref().map(|it| hash(&[&comparable(it)])));
+            }
+            if last.len() > MAX_FIELDS || suspects.len() > MAX_ROWS {
+                let detail = "There are too many records to check at once; name a record_type or a shorter period.";
+                return Err(refused("/record_type", "too_large", detail));
+            }
+            Ok(())
+        })?;
+        self.breaks_of(suspects, kept.ledger_size)
+    }
+
+    fn breaks_of(&self, suspects: BTreeSet<(String, String)>, bound: u64) -> Result<Vec<Section>, VaultError> {
+        let (mut rows, mut by_field) = (Vec::new(), BTreeMap::new());
+        for (kind, id) in suspects {
+            let record_id = Some(vec![id.clone()]);
+            let filter = Filter { record_type: Some(kind.clone()), record_id, ..Filter::default() };
+            let places = self.places(&filter, bound)?;
+            let mut check = Continuity::default();
+            self.each_step(&places, AsOf::default(), &mut Seen::default(), &mut |step| {
+                check.add(&step, comparable);
+                Ok(())
+            })?;
+            for it in check.breaks {
+                *by_field.entry(format!("{kind} {}", it.field)).or_insert(0_u64) += 1;
+                rows.push(vec![
+                    Cell::text(&kind),
+                    Cell::text(&id),
+                    Cell::text(it.field),
+                    Cell::text(it.entry.to_string()),
+                    Cell::Count(it.sequence),
+                    Cell::text(it.after.to_string()),
+                    Cell::Count(it.after_sequence),
+                ]);
+            }
+        }
+        rows.truncate(MAX_ROWS);
+        let summary = match rows.len() {
+            0 => "Every change follows the one before: nothing was changed outside the trail, as far as old values were given.".to_owned(),
+            n => format!("{n} changes do not follow the one before: somebody changed these fields outside the trail, or an entry is missing."),
+        };
+        let fields = by_field.into_iter().map(|(field, count)| vec![Cell::text(field), Cell::Count(count)]).collect();
+        let columns = ["type", "record", "field", "entry", "position", "after entry", "after position"];
+        Ok(vec![
+            Section::text("In short", vec![summary]),
+            Section::table("By field", &["field", "breaks"], fields),
+            Section::table("Each", &columns, rows),
+        ])
+    }
+
+    /// What a report covers and what it rests on.
+    fn head(&self, kept: &KeptReport) -> Vec<(String, String)> {
+        let params = &kept.parameters;
+        let time = |it: Option<Timestamp>, none: &str| it.map_or_else(|| none.to_owned(), |it| it.to_string());
+        let about: Vec<String> = [
+            ("user", &params.actor),
+            ("patient", &params.patient),
+            ("record type", &params.record_type),
+            ("record", &params.record_id),
+            ("field", &params.field),
+        ]
+        .into_iter()
+        .filter_map(|(name, it)| Some(format!("{name} {}", it.as_ref()?)))
+        .collect();
+        let all = || if about.is_empty() { "everything".to_owned() } else { about.join(", ") };
+        let line = |label: &str, text: String| (label.to_owned(), text);
+        vec![
+            line("About", all()),
+            line("Period", format!("{} to {}", time(params.from, "the beginning"), time(params.to, "now"))),
+            line("Time zone", format!("days and hours in UTC{}; times are UTC", params.zone())),
+            line("Entries", format!("{} in the period, {} read", kept.entries_covered, kept.entries_read)),
+            line("Made", format!("{} by {}, reason {}", kept.made_at, kept.made_by, kept.reason)),
+            line("Report", kept.id.to_string()),
+            line("Ledger", format!("{}, the first {} entries", self.origin(), kept.ledger_size)),
+            line("Verified", kept.verified.clone()),
+            line("Checkpoint", kept.checkpoint.trim_end().to_owned()),
+        ]
+    }
+}

@@ -1,0 +1,203 @@
+//! The manifest of a report's file: signed, so that the file can be checked by anybody who has the ledger's public key, and held
+//! against a copy of the database for what it left out.
+
+use std::path::Path;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::meta::{Meta, Patient};
+use crate::domain::query::{Filter, QueryIn, TimeAxis};
+use crate::domain::reports::{Params, ReportKind};
+use crate::domain::time::Timestamp;
+use crate::ledger::checkpoint::{self, Checkpoint};
+use crate::ledger::leaf::{Sequenced, entry_leaf};
+use crate::ledger::note::{Note, VerifierKey};
+use crate::ledger::tree::Edge;
+use crate::store::sqlite::SqliteStore;
+
+use super::super::Vault;
+use super::super::error::VaultError;
+use super::super::open::database;
+use super::KeptReport;
+
+/// The first line: no name of a ledger, so that it can never be taken for a checkpoint.
+const FIRST: &str = "phivault report manifest";
+
+impl Vault {
+    /// The signed manifest of a file that a report became.
+    ///
+    /// # Errors
+    /// What signing says.
+    pub fn report_manifest(&self, kept: &KeptReport, format: &str, file: &[u8]) -> Result<String, VaultError> {
+        let parameters = serde_json::to_string(&kept.parameters).expect("they are texts and times");
+        let lines = [
+            FIRST.to_owned(),
+            format!("report {}", kept.id),
+            format!("kind {}", kept.report.name()),
+            format!("format {format}"),
+            format!("bytes {}", file.len()),
+            format!("sha256 {}", hex::encode(Sha256::digest(file))),
+            format!("made {} by {}", kept.made_at, kept.made_by),
+            format!("parameters {parameters}"),
+            format!("ledger_size {}", kept.ledger_size),
+            format!("entries_read {}", kept.entries_read),
+            format!("entries_root {}", kept.entries_root),
+            format!("verified {}", kept.verified),
+            format!("checkpoint {}", hex::encode(&kept.checkpoint)),
+        ];
+        let text = lines.join("\n") + "\n";
+        self.ledger.sign_text(&text).map_err(|error| VaultError::Integrity(error.to_string()))
+    }
+}
+
+/// What came of checking a report's file.
+#[derive(Debug, Serialize)]
+pub struct ReportChecked {
+    /// What holds, in words.
+    pub holds: Vec<String>,
+    /// What does not.
+    pub fails: Vec<String>,
+    /// What could not be told.
+    pub unknown: Vec<String>,
+}
+
+/// Checks a file against its manifest, and with a copy of the database whether every entry that belongs into it was read.
+///
+/// # Errors
+/// A sentence, when the manifest is none, or the database does not read.
+pub fn check_report(
+    file: &[u8],
+    manifest: &str,
+    key: &VerifierKey,
+    data: Option<&Path>,
+) -> Result<ReportChecked, String> {
+    let mut checked = ReportChecked { holds: Vec::new(), fails: Vec::new(), unknown: Vec::new() };
+    let note = Note::parse(manifest).map_err(|error| format!("The manifest is no signed note: {error}."))?;
+    if !note.text.starts_with(FIRST) {
+        return Err("This is no manifest of a report.".into());
+    }
+    let mut say = |good: bool, holds: String, fails: String| {
+        if good { checked.holds.push(holds) } else { checked.fails.push(fails) }
+    };
+    say(
+        note.verify(std::slice::from_ref(key)).is_ok(),
+        format!("the manifest is signed by {key}"),
+        format!("the manifest is not signed by {key}"),
+    );
+    let field = |name: &str| note.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let digest = hex::encode(Sha256::digest(file));
+    say(
+        field("sha256") == Some(&digest) && field("bytes") == Some(&file.len().to_string()),
+        format!("the file is the one that was made ({} bytes, SHA-256 {digest})", file.len()),
+        "the file is not the one that the manifest is of: it was altered, or is another format of the report".into(),
+    );
+    let checkpoint = field("checkpoint").and_then(|it| hex::decode(it).ok()).and_then(|it| String::from_utf8(it).ok());
+    let opened = checkpoint.as_deref().and_then(|it| checkpoint::open(it, key.name(), std::slice::from_ref(key)).ok());
+    say(
+        opened.is_some(),
+        opened
+            .as_ref()
+            .map_or_else(String::new, |it| format!("it was made at the signed checkpoint of {} entries", it.size)),
+        "its checkpoint is not signed by this key".into(),
+    );
+    let Some(data) = data else {
+        checked.unknown.push("whether entries were left out: give a copy of the database with --dir".into());
+        return Ok(checked);
+    };
+    complete(&mut checked, &field, opened.as_ref(), data)?;
+    Ok(checked)
+}
+
+/// What a database holds of a report, and the tree over its first entries.
+struct Held {
+    tree: Edge,
+    read: u64,
+    edge: Edge,
+    whole: bool,
+    blind: bool,
+}
+
+/// Holds the report against the database: the tree is the one of the checkpoint, and the entries that belong into the report are
+/// those that it was made of.
+fn complete<'a>(
+    checked: &mut ReportChecked,
+    field: &dyn Fn(&str) -> Option<&'a str>,
+    checkpoint: Option<&Checkpoint>,
+    data: &Path,
+) -> Result<(), String> {
+    let damaged = || "The manifest lacks a line that it must have.".to_owned();
+    let number = |name: &str| field(name).and_then(|it| it.parse::<u64>().ok()).ok_or_else(damaged);
+    let kind = field("kind").and_then(ReportKind::parse).ok_or_else(damaged)?;
+    let params: Params = field("parameters").and_then(|it| serde_json::from_str(it).ok()).ok_or_else(damaged)?;
+    let bound = number("ledger_size")?;
+    let filter = filter(kind, &params).ok_or_else(damaged)?;
+    let held = read_held(data, checkpoint.map_or(bound, |it| it.size), bound, &|meta, received| {
+        kind.counts(meta) && filter.matches(meta, received)
+    })?;
+    let mut say = |good: bool, holds: &str, fails: &str| {
+        if good { checked.holds.push(holds.into()) } else { checked.fails.push(fails.into()) }
+    };
+    let same_tree = checkpoint.is_some_and(|it| it.size == held.tree.size() && it.root == held.tree.root());
+    say(
+        held.whole && same_tree,
+        "the database is the one that the checkpoint was signed of",
+        "the database is not the one that the checkpoint was signed of",
+    );
+    if held.blind && params.patient.is_some() {
+        let why =
+            "whether entries were left out: patient ids are blind, so only the vault can tell whose entries are whose";
+        checked.unknown.push(why.into());
+        return Ok(());
+    }
+    let read = held.read;
+    say(
+        number("entries_read")? == read && field("entries_root") == Some(&held.edge.root().to_string()),
+        &format!("it was made of all {read} entries that belong into it, and of no other"),
+        "it was not made of the entries that belong into it: some were left out, or do not belong there",
+    );
+    Ok(())
+}
+
+/// The filter of a report, where patient ids stand in clear.
+fn filter(kind: ReportKind, params: &Params) -> Option<Filter> {
+    let query = QueryIn {
+        actor: params.actor.clone(),
+        patient: params.patient.clone(),
+        record_type: params.record_type.clone(),
+        record_id: params.record_id.clone(),
+        ..QueryIn::default()
+    };
+    let mut filter = query.check(|id| vec![Patient::Plain(id.to_owned())]).ok()?.filter;
+    filter.time = TimeAxis::Occurred;
+    if !kind.looks_beyond() {
+        (filter.from, filter.to) = (params.from, params.to);
+    }
+    Some(filter)
+}
+
+fn read_held(data: &Path, size: u64, bound: u64, belongs: &dyn Fn(&Meta, Timestamp) -> bool) -> Result<Held, String> {
+    let unread = |error| format!("The database does not read: {error}.");
+    let store = SqliteStore::reader(&database(data)).map_err(unread)?;
+    let mut held = Held { tree: Edge::new(), read: 0, edge: Edge::new(), whole: true, blind: false };
+    let scanned = store.scan(0..size, &mut |sequence, row| {
+        let Ok(row) = row else { return held.whole = false };
+        let (received_at, patient_previous, patient_number) =
+            (row.received_at, row.patient_previous, row.patient_number);
+        let leaf = entry_leaf(row.meta, row.commitment, Sequenced { received_at, patient_previous, patient_number });
+        held.tree.append(leaf);
+        match Meta::decode(row.meta) {
+            Ok(meta) if sequence < bound => {
+                held.blind |= meta.patients().any(|it| !it.is_plain());
+                if belongs(&meta, Timestamp(received_at)) {
+                    held.read += 1;
+                    held.edge.append(leaf);
+                }
+            }
+            Ok(_) => {}
+            Err(_) => held.whole = false,
+        }
+    });
+    scanned.map_err(unread)?;
+    Ok(held)
+}

@@ -1,0 +1,295 @@
+//! Reports on a real server over the year of a made-up clinic: every kind, every format, made again to the same bytes, and held
+//! against figures that are worked out here by other means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use phivault::clinic;
+use serde_json::{Value, json};
+
+use crate::app::{Answer, App, entry, program, text};
+
+const KINDS: [&str; 12] = [
+    "access",
+    "users",
+    "patient",
+    "disclosures",
+    "break-glass",
+    "review",
+    "logins",
+    "reasons",
+    "privileged",
+    "integrity",
+    "continuity",
+    "values",
+];
+
+/// What the clinic submitted.
+struct Year {
+    app: App,
+    entries: Vec<Value>,
+}
+
+impl Year {
+    async fn begin() -> Self {
+        let app = App::spawn().await;
+        let end = chrono::DateTime::parse_from_rfc3339("2026-11-20T00:00:00Z").unwrap().to_utc();
+        let mut entries = clinic::year(7, end);
+        entries.truncate(4_000);
+        for part in entries.chunks(1_000) {
+            let lines: String = part.iter().map(|it| format!("{it}\n")).collect();
+            let sent = app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", lines).await;
+            assert_eq!(sent.status, 200, "{sent:?}");
+        }
+        Self { app, entries }
+    }
+
+    /// A user and a patient that come up often.
+    fn busiest(&self, part: &str) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for it in &self.entries {
+            if let Some(id) = it[part]["id"].as_str() {
+                *counts.entry(id).or_default() += 1;
+            }
+        }
+        counts.into_iter().max_by_key(|it| it.1).unwrap().0.to_owned()
+    }
+
+    fn asked(&self, kind: &str) -> Value {
+        let mut body = json!({"report": kind, "reason": {"code": "HCOMPL"}});
+        match kind {
+            "access" => body["actor"] = json!(self.busiest("actor")),
+            "patient" | "disclosures" => body["patient"] = json!(self.busiest("patient")),
+            "values" => {
+                body["record_type"] = json!("Observation");
+                body["field"] = json!("value");
+            }
+            _ => {}
+        }
+        body
+    }
+}
+
+async fn make(app: &App, body: &Value) -> Value {
+    let made = app.officer().post("/v1/reports", body).await;
+    assert_eq!(made.status, 201, "{body}: {made:?}");
+    made.json()
+}
+
+async fn fetch(app: &App, made: &Value, format: &str) -> Answer {
+    let path = format!("/v1/reports/{}?format={format}", made["id"].as_str().unwrap());
+    let answer = app.officer().get(&path).await;
+    assert_eq!(answer.status, 200, "{format}: {answer:?}");
+    answer
+}
+
+/// A section's table.
+fn table<'a>(document: &'a Value, heading: &str) -> &'a Vec<Value> {
+    let sections = document["sections"].as_array().unwrap();
+    let found = sections.iter().find(|it| it["heading"] == heading);
+    found.unwrap_or_else(|| panic!("no section {heading} in {document:#}"))["table"].as_array().unwrap()
+}
+
+async fn bytes(app: &App, made: &Value, format: &str) -> Vec<u8> {
+    let officer = app.officer();
+    let path = format!("/v1/reports/{}?format={format}", made["id"].as_str().unwrap());
+    let request = officer.request(reqwest::Method::GET, &path).bearer_auth(&officer.token);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200, "{format}: {}", app.log());
+    answer.bytes().await.unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn every_report_is_recorded_kept_and_made_again_to_the_same_bytes_in_every_format() {
+    let mut year = Year::begin().await;
+    let mut made = Vec::new();
+    for kind in KINDS {
+        let it = make(&year.app, &year.asked(kind)).await;
+        let mut files = Vec::new();
+        for format in ["json", "csv", "html", "pdf"] {
+            files.push(bytes(&year.app, &it, format).await);
+        }
+        let start = String::from_utf8_lossy(&files[3][..files[3].len().min(300)]).into_owned();
+        assert!(files[3].starts_with(b"%PDF-1.7") && files[3].len() > 5_000, "{kind}: {start} {}", year.app.log());
+        if let Ok(folder) = std::env::var("PHIVAULT_TEST_REPORTS") {
+            std::fs::write(Path::new(&folder).join(format!("{kind}.pdf")), &files[3]).unwrap();
+            std::fs::write(Path::new(&folder).join(format!("{kind}.html")), &files[2]).unwrap();
+        }
+        made.push((kind, it, files));
+    }
+    // More comes in, and the vault starts anew: what was made stays what it was.
+    for _ in 0..3 {
+        year.app.submitter().submit(&entry()).await;
+    }
+    year.app.stop();
+    year.app.start();
+    for (kind, it, files) in &made {
+        for (format, before) in ["json", "csv", "html", "pdf"].into_iter().zip(files) {
+            assert!(bytes(&year.app, it, format).await == *before, "{kind} as {format}");
+        }
+        let recorded = year.app.auditor().get(&format!("/v1/entries/{}", it["id"].as_str().unwrap())).await.json();
+        assert_eq!((&recorded["action"], &recorded["record"]["id"]), (&json!("report"), &json!(kind)));
+    }
+    let listed = year.app.auditor().get("/v1/reports").await.json();
+    assert_eq!(listed["reports"].as_array().unwrap().len(), KINDS.len());
+    for kind in ["disclosures", "values"] {
+        assert_eq!(year.app.auditor().post("/v1/reports", &year.asked(kind)).await.status, 403, "{kind} shows values");
+    }
+    year.app.finish();
+}
+
+#[tokio::test]
+async fn the_figures_of_reports_are_those_of_the_entries() {
+    let year = Year::begin().await;
+    let user = year.busiest("actor");
+    let mine: Vec<&Value> = year.entries.iter().filter(|it| it["actor"]["id"] == *user).collect();
+    let made = make(&year.app, &year.asked("access")).await;
+    let report = fetch(&year.app, &made, "json").await.json();
+    assert_eq!(made["entries_covered"], json!(mine.len()));
+    let patients: BTreeSet<&str> = mine.iter().filter_map(|it| it["patient"]["id"].as_str()).collect();
+    let summary = table(&report, "Summary");
+    let figure = |what: &str| summary.iter().find(|it| it["what"] == what).unwrap()["this_period"].clone();
+    assert_eq!((figure("entries"), figure("different patients")), (json!(mine.len()), json!(patients.len())));
+    let mut by_action: BTreeMap<&str, u64> = BTreeMap::new();
+    mine.iter().for_each(|it| *by_action.entry(it["action"].as_str().unwrap()).or_default() += 1);
+    for row in table(&report, "By action") {
+        assert_eq!(row["entries"], json!(by_action.remove(row["action"].as_str().unwrap()).unwrap()));
+    }
+    assert!(by_action.is_empty());
+    assert_eq!(table(&report, "Entries").len(), mine.len());
+    // Sorted by each column that may be asked for, none lost.
+    for sort in ["accessed", "patient", "action", "category"] {
+        let mut body = year.asked("access");
+        body["sort"] = json!(sort);
+        let sorted = fetch(&year.app, &make(&year.app, &body).await, "json").await.json();
+        let cells: Vec<_> =
+            table(&sorted, "Entries").iter().map(|it| it[sort].as_str().unwrap_or("").to_owned()).collect();
+        assert!(cells.len() == mine.len() && cells.is_sorted(), "{sort}");
+    }
+    let users = fetch(&year.app, &make(&year.app, &year.asked("users")).await, "json").await.json();
+    let row = table(&users, "Users").iter().find(|it| it["user"] == *user).unwrap();
+    assert_eq!((&row["entries"], &row["patients"]), (&json!(mine.len()), &json!(patients.len())));
+    let everyone: BTreeSet<&str> = year.entries.iter().filter_map(|it| it["actor"]["id"].as_str()).collect();
+    let told: BTreeSet<&str> = table(&users, "Users").iter().map(|it| it["user"].as_str().unwrap()).collect();
+    assert!(everyone.is_subset(&told));
+    let logins = fetch(&year.app, &make(&year.app, &year.asked("logins")).await, "json").await.json();
+    let failed = year.entries.iter().filter(|it| it["action"] == "login_failed").count() as u64;
+    let counted: u64 = table(&logins, "Users").iter().map(|it| it["failures"].as_u64().unwrap()).sum();
+    assert_eq!(counted, failed);
+    year.app.finish();
+}
+
+#[tokio::test]
+async fn a_manifest_holds_the_file_to_the_ledger_and_finds_what_was_left_out() {
+    let mut app = App::spawn().await;
+    for _ in 0..5 {
+        app.submitter().submit(&entry()).await;
+    }
+    let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+    let made = make(&app, &json!({"report": "access", "actor": "dr_smith", "reason": {"code": "HCOMPL"}})).await;
+    let file = bytes(&app, &made, "pdf").await;
+    let path = format!("/v1/reports/{}/manifest?format=pdf", made["id"].as_str().unwrap());
+    let answer = app.officer().get(&path).await;
+    assert_eq!(answer.status, 200, "{answer:?} {}", app.log());
+    let manifest = answer.json()["text"].as_str().unwrap().to_owned();
+    app.stop();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let check = |file: &[u8], manifest: &str, dir: bool| {
+        let (file, manifest) = (write("report.pdf", file), write("report.manifest", manifest.as_bytes()));
+        let mut command = program();
+        command.arg("verify-report").arg(file).arg("--manifest").arg(manifest);
+        command.arg("--vkey").arg(app.dir().join("keys/signing.vkey"));
+        if dir {
+            command.arg("--dir").arg(app.dir());
+        }
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), text(&output))
+    };
+    let (code, said) = check(&file, &manifest, false);
+    assert!(code == 2 && said.contains("the file is the one that was made") && said.contains("--dir"), "{code} {said}");
+    let (code, said) = check(&file, &manifest, true);
+    assert!(code == 0 && said.contains("all 5 entries that belong into it"), "{code} {said} {blind}");
+    let mut altered = file.clone();
+    let last = altered.len() - 20;
+    altered[last] ^= 1;
+    let (code, said) = check(&altered, &manifest, true);
+    assert!(code == 1 && said.contains("the file is not the one"), "{code} {said}");
+    // A manifest of fewer entries is not what the vault signed.
+    let (code, said) = check(&file, &manifest.replace("entries_read 5", "entries_read 4"), true);
+    assert!(code == 1 && said.contains("not signed") && said.contains("left out"), "{code} {said}");
+    app.start();
+    app.finish();
+}
+
+#[tokio::test]
+async fn what_must_be_reviewed_waits_until_somebody_else_signs_it_off() {
+    let app = App::spawn().await;
+    let mut glass = entry();
+    glass["reason"] = json!({"code": "BTG", "change": "NEWDATA", "note": "unconscious"});
+    let glass = app.submitter().submit(&glass).await;
+    app.submitter().submit(&entry()).await;
+    let waiting = async |kind: &str| {
+        let made = make(&app, &json!({"report": kind, "reason": {"code": "HCOMPL"}})).await;
+        fetch(&app, &made, "json").await.json()
+    };
+    let before = waiting("review").await;
+    assert_eq!(table(&before, "Not reviewed").len(), 1, "{before:#}");
+    let uses = waiting("break-glass").await;
+    let use_ = &table(&uses, "Each use")[0];
+    assert_eq!(
+        (&use_["first_entry"], &use_["reviewed_by"], &use_["linked_accesses"]),
+        (&glass["id"], &Value::Null, &json!(1))
+    );
+    for (body, status, code) in [
+        (json!({"entries": [], "outcome": "appropriate"}), 422, "too_many"),
+        (json!({"entries": [glass["id"]], "outcome": "fine"}), 422, "outcome_unknown"),
+        (json!({"entries": ["0193595e-0000-7000-8000-000000000000"], "outcome": "unclear"}), 404, "not_found"),
+    ] {
+        let mut body = body;
+        body["reason"] = json!({"code": "HCOMPL"});
+        let answer = app.officer().post("/v1/reviews", &body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{body}");
+    }
+    let body = json!({"entries": [glass["id"]], "outcome": "appropriate", "comment": "spoke to the ward", "reason": {"code": "HCOMPL"}});
+    assert_eq!(app.officer().post("/v1/reviews", &body).await.status, 201);
+    let after = waiting("review").await;
+    assert_eq!(
+        (table(&after, "Not reviewed").len(), &table(&after, "Reviewed")[0]["outcome"]),
+        (0, &json!("appropriate"))
+    );
+    assert_eq!(table(&waiting("break-glass").await, "Each use")[0]["reviewed_by"], "officer-app");
+    let own = json!({"entries": [app.officer().post("/v1/reviews", &body).await.json()["id"]], "outcome": "appropriate", "reason": {"code": "HCOMPL"}});
+    assert_eq!(app.officer().post("/v1/reviews", &own).await.code(), "own_entry");
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_report_that_makes_no_sense_is_refused_and_nothing_is_kept() {
+    let app = App::spawn().await;
+    for (body, pointer, code) in [
+        (json!({}), "/report", "report_unknown"),
+        (json!({"report": "gossip"}), "/report", "report_unknown"),
+        (json!({"report": "access"}), "/actor", "missing"),
+        (json!({"report": "values", "record_type": "A"}), "/field", "missing"),
+        (json!({"report": "access", "actor": "a", "sort": "mood"}), "/sort", "column_unknown"),
+        (json!({"report": "users", "from": "May"}), "/from", "time_invalid"),
+        (json!({"report": "users", "from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}), "/to", "time_order"),
+        (json!({"report": "users", "time_zone": "CET"}), "/time_zone", "zone_invalid"),
+        (json!({"report": "patient", "patient": ""}), "/patient", "empty"),
+    ] {
+        let mut body = body;
+        body["reason"] = json!({"code": "HCOMPL"});
+        let answer = app.officer().post("/v1/reports", &body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (422, code), "{body}: {answer:?}");
+        assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{body}");
+    }
+    let without = app.officer().post("/v1/reports", &json!({"report": "users"})).await;
+    assert_eq!((without.status, without.code().as_str()), (422, "reason_missing"));
+    assert_eq!(app.officer().get("/v1/reports").await.json()["reports"], json!([]));
+    app.finish();
+}
