@@ -71,13 +71,13 @@ pub fn columns(title: &str, counts: &[(String, u64)]) -> Drawing {
     marks.push(text((LEFT - 4.0, TOP + TEXT_SIZE), Anchor::End, most.to_string()));
     marks.push(text((LEFT - 4.0, floor), Anchor::End, "0".into()));
     // As many labels as there is room for.
-    let every = counts.len().div_ceil(12).max(1);
+    let every = counts.len().div_ceil(8).max(1);
     for (n, (label, count)) in counts.iter().enumerate() {
         let (left, height) = (LEFT + step * f(n), HEIGHT * share(*count, most));
         if *count > 0 {
             marks.push(Mark::Box { at: [left + step * 0.1, floor - height, step * 0.8, height], shade: 1.0 });
         }
-        if n % every == 0 {
+        if n.is_multiple_of(every) {
             marks.push(text((left + step / 2.0, floor + TEXT_SIZE + 3.0), Anchor::Middle, label.clone()));
         }
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![expect(unreachable_pub, reason = "modules of one test binary share their helpers")]
 
+mod accounting;
 mod app;
 mod backup;
 mod bad_input;

@@ -293,3 +293,76 @@ async fn a_report_that_makes_no_sense_is_refused_and_nothing_is_kept() {
     assert_eq!(app.officer().get("/v1/reports").await.json()["reports"], json!([]));
     app.finish();
 }
+
+#[tokio::test]
+async fn an_accounting_of_disclosures_sums_up_what_repeats_keeps_what_it_left_out_and_is_kept_as_given() {
+    let app = App::spawn().await;
+    let disclose = |at: &str, recipient: &str, reason: &str, basis: &str| {
+        json!({"action": "disclose", "occurred_at": at, "actor": {"id": "him"}, "patient": {"id": "MRN-12345"},
+            "record": {"type": "Chart", "id": "1"}, "reason": {"code": reason, "note": "as the order says"},
+            "disclosure": {"recipient": {"name": recipient, "address": "1 Main St"}, "description": "test results", "basis": basis}})
+    };
+    for it in [
+        disclose("2026-01-01T10:00:00Z", "Health Department", "PUBHLTH", "164.512(b)"),
+        disclose("2026-02-01T10:00:00Z", "health department", "PUBHLTH", "164.512(b)"),
+        disclose("2026-03-04T10:00:00Z", "Health Department", "PUBHLTH", "164.512(b)"),
+        disclose("2026-04-01T10:00:00Z", "A Clinic", "TREAT", "164.506"),
+        disclose("2026-05-01T10:00:00Z", "State Police", "GOV", "164.512(f)"),
+    ] {
+        app.submitter().submit(&it).await;
+    }
+    let body = json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}, "accounting":
+        {"requested_on": "2026-11-24", "office": "Privacy Office", "suspensions":
+            [{"agency": "State Police", "written": true, "from": "2026-10-01", "until": "2026-12-31"}]}});
+    let made = make(&app, &body).await;
+    let document = fetch(&app, &made, "json").await.json();
+    let told = table(&document, "Disclosures");
+    assert_eq!(told.len(), 1, "{document:#}");
+    assert_eq!(
+        (&told[0]["date"], &told[0]["recipient"], &told[0]["address"]),
+        (&json!("2026-01-01"), &json!("Health Department"), &json!("1 Main St"))
+    );
+    assert_eq!((&told[0]["what_was_disclosed"], &told[0]["under"]), (&json!("test results"), &json!("164.512(b)")));
+    assert_eq!(told[0]["repeated"], "3 times, about every 31 days, last on 2026-03-04");
+    assert_eq!(table(&document, "Suspended for now")[0]["until"], "2026-12-31");
+    assert_eq!(table(&document, "Left out")[0]["paragraph"], "164.528(a)(1)(i)");
+    let terms = document["sections"][0]["text"].to_string();
+    assert!(terms.contains("2027-01-23") && terms.contains("free") && terms.contains("Privacy Office"), "{terms}");
+    // What was given is sealed in the ledger.
+    let recorded = app.officer().get("/v1/entries?action=report&record_id=disclosures&record_type=Report").await.json();
+    let kept =
+        recorded["entries"].as_array().unwrap().iter().find(|it| it["facts"]["sha256"] == made["sha256"]).unwrap();
+    let path = format!("/v1/entries/{}/reveal", kept["id"].as_str().unwrap());
+    let shown = app.officer().post(&path, &json!({"reason": {"code": "HCOMPL"}})).await.json();
+    let given: Value = serde_json::from_str(shown["other"]["given/000"].as_str().unwrap()).unwrap();
+    assert_eq!(given, document);
+    // Once a value that it showed is gone it cannot be made again; what was given stays.
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_break_anywhere_in_the_vault_is_found_and_late_entries_are_none() {
+    let app = App::spawn().await;
+    let change = |record: &str, at: &str, old: i64, new: i64| {
+        let mut it = entry();
+        it["record"] = json!({"type": "Account", "id": record});
+        it["occurred_at"] = json!(at);
+        it["changes"] = json!([{"field": "balance", "old": old, "new": new}]);
+        it
+    };
+    for it in [
+        change("a", "2026-01-01T00:00:00Z", 0, 10),
+        change("a", "2026-01-03T00:00:00Z", 20, 30),
+        change("a", "2026-01-02T00:00:00Z", 10, 20),
+        change("b", "2026-01-01T00:00:00Z", 0, 10),
+        change("b", "2026-01-02T00:00:00Z", 11, 12),
+    ] {
+        app.submitter().submit(&it).await;
+    }
+    let made = make(&app, &json!({"report": "continuity", "reason": {"code": "HCOMPL"}})).await;
+    let document = fetch(&app, &made, "json").await.json();
+    let each = table(&document, "Each");
+    assert_eq!(each.len(), 1, "{document:#}");
+    assert_eq!((&each[0]["record"], &each[0]["field"]), (&json!("b"), &json!("balance")));
+    app.finish();
+}
