@@ -15,6 +15,7 @@ pub mod init;
 pub mod keys;
 pub mod local;
 pub mod receipt;
+pub mod record;
 pub mod report;
 pub mod retention;
 pub mod serve;
@@ -56,6 +57,7 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
     Report(report::Args),
+    Record(record::Args),
     Token(token::Args),
     Keys(keys::Args),
     Approval(admin::Args),
@@ -85,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::Restore(args) => backup::restore(&args),
         Command::Import(args) => remote(import::run(args)),
         Command::Report(args) => remote(report::run(args)),
+        Command::Record(args) => remote(record::run(args)),
         Command::Token(args) => token::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Keys(args) => remote(keys::run(args)),

@@ -133,10 +133,7 @@ impl Fields {
 
 /// A value as a number: JSON numbers, and strings that are plain decimal numbers, as many applications send amounts.
 pub fn as_number(value: &Value) -> Option<f64> {
-    let text = match value {
-        Value::Number(text) | Value::String(text) => text,
-        _ => return None,
-    };
+    let (Value::Number(text) | Value::String(text)) = value else { return None };
     let plain = text.bytes().all(|it| it.is_ascii_digit() || b"+-.eE".contains(&it));
     text.parse::<f64>().ok().filter(|it| plain && it.is_finite())
 }

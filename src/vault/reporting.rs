@@ -187,7 +187,7 @@ impl Vault {
         self.allow(caller, Permission::Report, Action::REPORT)?;
         self.record(Note::new(caller, Action::REPORT, super::record::searching()))?;
         let mut all: Vec<_> = self.read_reports().values().cloned().collect();
-        all.sort_by(|a, b| (b.made_at, b.id).cmp(&(a.made_at, a.id)));
+        all.sort_by_key(|it| std::cmp::Reverse((it.made_at, it.id)));
         Ok(all)
     }
 

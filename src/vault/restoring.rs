@@ -13,7 +13,6 @@ use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::history::{Axis, State};
 use crate::domain::rules::MAX_CHANGES;
 use crate::domain::submission::ReasonIn;
-use crate::domain::value::Phi;
 
 use super::Vault;
 use super::approval::refused;
@@ -30,7 +29,7 @@ mod plan;
 pub use plan::{
     ConfirmIn, Origin, Plan, PlanConflict, PlanStage, PlanView, PlannedChange, PlannedField, RestoreIn, SetByView,
 };
-use plan::{Target, as_of_now, back_to, because, gone, is_open, origin, shown, target, view};
+use plan::{Opened, Target, as_of_now, back_to, because, gone, is_open, origin, shown, target, view};
 
 /// The kind of a plan's state row.
 pub(super) const KIND: &str = "restore";
@@ -266,7 +265,7 @@ impl Vault {
     }
 
     /// The values of a plan, opened where they stand.
-    pub(super) fn open_plan(&self, plan: &Plan) -> Result<Vec<(String, Option<Phi>, Option<Phi>)>, VaultError> {
+    pub(super) fn open_plan(&self, plan: &Plan) -> Result<Vec<Opened>, VaultError> {
         let wanted: BTreeSet<u64> =
             plan.fields.iter().flat_map(|it| it.from.iter().chain(&it.to)).map(|it| it.sequence).collect();
         let mut opened = BTreeMap::new();

@@ -25,6 +25,7 @@ mod pkcs11;
 mod reports;
 mod rotate;
 mod search;
+mod seeds;
 mod synthea;
 mod tamper;
 mod tidy;

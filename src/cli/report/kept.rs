@@ -20,7 +20,7 @@ pub(super) enum Command {
     ///
     /// access (needs --actor), users, patient and disclosures (need --patient), break-glass, review, logins, reasons, privileged,
     /// integrity, continuity, values (needs --record-type and --field). It can be fetched again, to the same bytes.
-    Make(Make),
+    Make(Box<Make>),
     /// List the reports that the vault keeps
     List(Look),
     /// Fetch a report again, in any format, with its signed manifest
@@ -134,7 +134,7 @@ pub(super) struct Review {
 
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Make(args) => make(args).await,
+        Command::Make(args) => make(*args).await,
         Command::List(look) => look.get(&["v1", "reports"], overview).await,
         Command::Get(Get { id, file, look }) => {
             let client = Client::connect(&look.connect)?;

@@ -96,7 +96,7 @@ impl Fold for UsersFold {
             ]
         });
         let mut rows: Vec<_> = rows.collect();
-        rows.sort_by(|a, b| total(b).cmp(&total(a)));
+        rows.sort_by_key(|row| std::cmp::Reverse(total(row)));
         let columns = [
             "user",
             "role",
