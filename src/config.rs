@@ -9,6 +9,10 @@ use crate::domain::fields::Fields;
 use crate::domain::retention::Retention;
 use crate::domain::rules::{NoOp, Rules};
 
+mod reports;
+
+pub use reports::{Every, Reports, Schedule};
+
 /// All settings. `config/default.toml` documents each one and holds the defaults.
 #[derive(Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +31,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Who else remembers how far the ledger has come.
     pub evidence: Evidence,
+    /// Reports that are made by themselves.
+    pub reports: Reports,
     /// Diagnostics.
     pub log: Log,
 }
@@ -358,6 +364,7 @@ impl Settings {
             self.entries.fields.as_mut(),
             evidence.policy.as_mut(),
             evidence.anchor_file.as_mut(),
+            self.reports.folder.as_mut(),
         ];
         for path in required.into_iter().chain(optional.into_iter().flatten()) {
             if path.is_relative() {
@@ -368,6 +375,9 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.listen()?;
+        if let Some(problem) = self.reports.problem() {
+            return Err(ConfigError(problem));
+        }
         let (limits, keys) = (&self.limits, &self.keys);
         let ways = [
             keys.passphrase_file.is_some(),

@@ -18,6 +18,7 @@ pub mod receipt;
 pub mod record;
 pub mod report;
 pub mod retention;
+mod schedule;
 pub mod serve;
 pub mod token;
 pub mod verify;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Settings;
+use crate::config::{Reports, Settings};
 use crate::http::{Limits, Server};
 use crate::ledger::policy::Policy;
 use crate::telemetry;
 use crate::vault::Vault;
 use crate::witness::client::{Courier, Evidence, usable};
 
-use super::local;
+use super::{local, schedule};
 
 /// Run a vault
 ///
@@ -82,6 +82,21 @@ async fn keep(vault: Arc<Vault>) {
     }
 }
 
+/// Makes the reports that are due, now and every few minutes.
+async fn report(vault: Arc<Vault>, reports: Reports) {
+    let mut often = tokio::time::interval(Duration::from_secs(300));
+    loop {
+        often.tick().await;
+        let (vault, reports) = (vault.clone(), reports.clone());
+        let made = actix_web::rt::task::spawn_blocking(move || {
+            schedule::make_due(&vault, &reports, vault.now().to_utc());
+        });
+        if made.await.is_err() {
+            tracing::error!("making scheduled reports broke off; it is tried again");
+        }
+    }
+}
+
 /// Serves an open vault; `demo` uses it too. `announce` is told the address when the first request can come.
 ///
 /// # Errors
@@ -117,6 +132,9 @@ pub fn serve(
             actix_web::rt::spawn(courier.run());
         }
         actix_web::rt::spawn(keep(vault.clone()));
+        if !settings.reports.schedule.is_empty() {
+            actix_web::rt::spawn(report(vault.clone(), settings.reports.clone()));
+        }
         announce(server.address());
         server.run().await.context("The server failed")
     });

@@ -81,6 +81,11 @@ impl Vault {
         &self.counters
     }
 
+    /// The time now, as the vault sees it.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Entries in the ledger.
     pub fn ledger_size(&self) -> u64 {
         self.store.size()

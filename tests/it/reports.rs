@@ -366,3 +366,53 @@ async fn a_break_anywhere_in_the_vault_is_found_and_late_entries_are_none() {
     assert_eq!((&each[0]["record"], &each[0]["field"]), (&json!("b"), &json!("balance")));
     app.finish();
 }
+
+#[tokio::test]
+async fn scheduled_reports_are_written_and_what_was_missed_is_caught_up() {
+    let mut app = App::spawn().await;
+    app.submitter().submit(&entry()).await;
+    app.stop();
+    let folder = app.dir().join("made");
+    let config = app.dir().join("phivault.toml");
+    let plain = std::fs::read_to_string(&config).unwrap();
+    let with = format!(
+        "{plain}\n[reports]\nfolder = \"made\"\n[[reports.schedule]]\nname = \"users\"\nreport = \"users\"\nevery = \"day\"\n"
+    );
+    std::fs::write(&config, &with).unwrap();
+    let files = || {
+        let mut all: Vec<_> = std::fs::read_dir(&folder)
+            .map(|it| it.map(|it| it.unwrap().file_name().into_string().unwrap()).collect())
+            .unwrap_or_default();
+        all.sort();
+        all
+    };
+    let until = async |count: usize| {
+        let began = std::time::Instant::now();
+        while files().len() < count {
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "only {:?}", files());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert!(files().len() == count, "{:?}", files());
+    };
+    let day = |ahead: i64| (chrono::Utc::now().date_naive() + chrono::Duration::days(ahead)).to_string();
+    app.start();
+    until(2).await;
+    assert_eq!(files()[0], format!("users_{}.pdf", day(-1)));
+    assert!(std::fs::read(folder.join(&files()[0])).unwrap().starts_with(b"%PDF-"));
+    app.stop();
+    app.set("PHIVAULT_TEST_DAYS_AHEAD", "3");
+    app.start();
+    until(8).await;
+    let recorded = app.auditor().get("/v1/reports").await.json();
+    let all = recorded["reports"].as_array().unwrap();
+    assert!(all.len() == 4 && all.iter().all(|it| it["made_by"] == "phivault-schedule"), "{recorded:#}");
+    let today = all.iter().find(|it| it["parameters"]["from"].as_str().unwrap().starts_with(&day(0))).unwrap();
+    assert_eq!(today["entries_covered"].as_u64().map(|it| it > 0), Some(true), "{today:#}");
+    app.stop();
+    std::fs::write(&config, with.replace("\"users\"\nevery", "\"gossip\"\nevery")).unwrap();
+    let said = app.try_start().unwrap_err();
+    assert!(said.contains("reports.schedule \"users\": report is none of those"), "{said}");
+    std::fs::write(&config, with).unwrap();
+    app.start();
+    app.finish();
+}
