@@ -19,7 +19,10 @@ use phivault::domain::{json, time::Clock, time::Timestamp};
 use phivault::keyfile::{self, KeyPaths};
 use phivault::store::Store;
 use phivault::store::sqlite::SqliteStore;
-use phivault::vault::{self, AccessAsked, Cost, Creation, Opening, Outcome, ReencryptIn, Vault, Verdict, VerifyAsked};
+use phivault::vault::{
+    self, AccessAsked, AsOf, Cost, Creation, Opening, Outcome, RecordAsked, ReencryptIn, ReportIn, Vault, Verdict,
+    VerifyAsked,
+};
 use rusqlite::{Connection, params};
 
 const BATCH: usize = 500;
@@ -51,7 +54,8 @@ fn main() {
     create(dir);
     let vault = Arc::new(open(dir));
     let blocks = append(&vault, entries);
-    let ids = probe(&vault, entries);
+    let mut ids = probe(&vault, entries);
+    ids.extend(reports(&vault));
     let moved = reencrypt(&vault);
     let paces = paces(&vault);
     vault.settle().expect("the vault seals");
@@ -107,7 +111,7 @@ fn submission(random: &mut SplitMix64, n: usize) -> String {
     let id = uuid::Uuid::now_v7();
     let reason = ["TREAT", "ETREAT", "HPAYMT", "HOPERAT"][(random.next_u64() % 4) as usize];
     format!(
-        r#"{{"id":"{id}","action":"update","actor":{{"id":"user-{user}","role":"physician"}},"patient":{{"id":"MRN-{patient}"}},"record":{{"type":"Observation","id":"o-{patient}-{}"}},"reason":{{"code":"{reason}"}},"changes":[{{"field":"value","old":null,"new":"{value}"}}],"context":{{"session_id":"s-{}"}}}}"#,
+        r#"{{"id":"{id}","action":"update","actor":{{"id":"user-{user}","role":"physician"}},"patient":{{"id":"MRN-{patient}"}},"record":{{"type":"Observation","id":"o-{patient}-{}"}},"reason":{{"code":"{reason}"}},"changes":[{{"field":"value","new":"{value}"}}],"context":{{"session_id":"s-{}"}}}}"#,
         n % 7,
         n / 12,
     )
@@ -183,6 +187,44 @@ fn probe(vault: &Vault, entries: usize) -> Vec<(&'static str, f64)> {
                     ReasonIn { code: Some("HSYSADMIN".into()), ..ReasonIn::default() },
                 ))
             }),
+        ),
+    ]
+}
+
+/// Medians of what officers ask for: reports that are kept, and a record of a thousand changes.
+fn reports(vault: &Vault) -> Vec<(&'static str, f64)> {
+    let officer = caller(Role::Officer);
+    let reason = || Some(ReasonIn { code: Some("HCOMPL".into()), ..ReasonIn::default() });
+    let report = |asked: ReportIn| drop(vault.make_report(&officer, asked).expect("the report is made"));
+    let asked = |kind: &str| ReportIn { report: Some(kind.into()), reason: reason(), ..ReportIn::default() };
+    let changes: Vec<String> = (0..1_000)
+        .map(|n| {
+            format!(
+                r#"{{"action":"update","actor":{{"id":"bench"}},"patient":{{"id":"MRN-b"}},"record":{{"type":"Bench","id":"b"}},"reason":{{"code":"TREAT"}},"changes":[{{"field":"f{}","old":{n},"new":{}}}]}}"#,
+                n % 10,
+                n + 1
+            )
+        })
+        .collect();
+    let lines = changes.iter().map(|line| json::parse::<Submission>(line.as_bytes()));
+    vault.submit_batch(&caller(Role::Submitter), lines, false).expect("the changes go in");
+    let record = || RecordAsked {
+        kind: "Bench".into(),
+        id: "b".into(),
+        reason: ReasonIn { code: Some("HCOMPL".into()), ..ReasonIn::default() },
+    };
+    vec![
+        ("kept report: one user", median(|| report(ReportIn { actor: Some("user-9".into()), ..asked("access") }))),
+        ("kept report: one patient", median(|| report(ReportIn { patient: Some("MRN-9".into()), ..asked("patient") }))),
+        (
+            "kept report: accounting for one patient",
+            median(|| report(ReportIn { patient: Some("MRN-9".into()), ..asked("disclosures") })),
+        ),
+        ("kept report: all users", once(|| report(asked("users")))),
+        ("kept report: continuity of all records", once(|| report(asked("continuity")))),
+        (
+            "state of a record of 1,000 changes",
+            median(|| drop(vault.record_state(&officer, record(), AsOf::default()).expect("the state is told"))),
         ),
     ]
 }
