@@ -61,6 +61,10 @@ struct Create {
     #[arg(long, value_name = "TEXT")]
     label: String,
 
+    /// Whose record it is about, for the role patient
+    #[arg(long, value_name = "ID", required_if_eq("role", "patient"))]
+    patient: Option<String>,
+
     /// When it ends: in 12h, 90d, 26w or 1y (365 days), or at a time such as 2027-01-31T00:00:00Z [default: never]
     #[arg(long, value_name = "WHEN")]
     expires: Option<String>,
@@ -123,6 +127,8 @@ enum Role {
     Auditor,
     /// Operation: tokens and keys, reveals nothing
     Admin,
+    /// A patient: who looked at this patient's record and why, nothing else
+    Patient,
 }
 
 /// Does what the subcommand says.
@@ -265,6 +271,9 @@ fn creation(args: &Create, expires: Option<DateTime<Utc>>) -> Value {
         reason["note"] = json!(note);
     }
     let mut body = json!({"role": role_name(args.role), "label": args.label, "reason": reason});
+    if let Some(patient) = &args.patient {
+        body["patient"] = json!(patient);
+    }
     if let Some(at) = expires {
         body["expires_at"] = json!(at.to_rfc3339_opts(SecondsFormat::Micros, true));
     }
@@ -283,6 +292,7 @@ fn role_name(role: Role) -> &'static str {
         Role::Officer => "officer",
         Role::Auditor => "auditor",
         Role::Admin => "admin",
+        Role::Patient => "patient",
     }
 }
 
@@ -471,6 +481,7 @@ mod tests {
         let args = Create {
             role: Role::Officer,
             label: "x".to_owned(),
+            patient: None,
             expires: None,
             allowed: Vec::new(),
             hash: None,

@@ -15,11 +15,13 @@ pub enum Role {
     Auditor,
     /// An administrator: tokens and keys, never an entry's content.
     Admin,
+    /// A patient, or a portal on the patient's behalf: who looked at the one record, and why, and nothing else.
+    Patient,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 4] = [Self::Submitter, Self::Officer, Self::Auditor, Self::Admin];
+    pub const ALL: [Self; 5] = [Self::Submitter, Self::Officer, Self::Auditor, Self::Admin, Self::Patient];
 
     /// The role of that name.
     pub fn parse(name: &str) -> Option<Self> {
@@ -33,6 +35,7 @@ impl Role {
             Self::Officer => "officer",
             Self::Auditor => "auditor",
             Self::Admin => "admin",
+            Self::Patient => "patient",
         }
     }
 
@@ -54,6 +57,8 @@ pub enum Permission {
     Reveal,
     /// Run a report.
     Report,
+    /// Make and fetch a report; a patient only the one about the patient.
+    MakeReport,
     /// Get an inclusion proof.
     Prove,
     /// Read the reason vocabulary.
@@ -87,13 +92,14 @@ pub enum Permission {
 }
 
 /// The permission table.
-pub const TABLE: [(Permission, &[Role]); 19] = [
+pub const TABLE: [(Permission, &[Role]); 20] = [
     (Permission::Submit, &[Role::Submitter]),
     (Permission::Search, &[Role::Officer, Role::Auditor]),
     (Permission::Reveal, &[Role::Officer]),
     (Permission::Report, &[Role::Officer, Role::Auditor]),
+    (Permission::MakeReport, &[Role::Officer, Role::Auditor, Role::Patient]),
     (Permission::Prove, &[Role::Submitter, Role::Officer, Role::Auditor, Role::Admin]),
-    (Permission::Reasons, &[Role::Submitter, Role::Officer, Role::Auditor, Role::Admin]),
+    (Permission::Reasons, &Role::ALL),
     (Permission::ListTokens, &[Role::Admin]),
     (Permission::ManageTokens, &[Role::Admin]),
     (Permission::ListKeys, &[Role::Auditor, Role::Admin]),
@@ -133,6 +139,8 @@ mod tests {
             assert_eq!(role.may(Permission::ManageTokens), role == Role::Admin);
             assert_eq!(Role::parse(role.name()), Some(role));
         }
+        let patients = TABLE.iter().filter(|(_, roles)| roles.contains(&Role::Patient));
+        assert_eq!(patients.map(|it| it.0).collect::<Vec<_>>(), [Permission::MakeReport, Permission::Reasons]);
         assert!(!Role::Admin.may(Permission::Search) && !Role::Auditor.may(Permission::Reveal));
     }
 }

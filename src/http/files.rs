@@ -51,7 +51,7 @@ pub(super) struct Manifest {
 /// Reports: access, users, patient, disclosures, break-glass, review, logins, reasons, privileged, integrity, continuity, values.
 #[utoipa::path(post, path = "/v1/reports", tag = "Reports", request_body = ReportIn, responses(
     (status = 201, description = "What is kept of it; GET /v1/reports/{id} gives the file.", body = KeptReport), (status = 400, body = Problem, description = "The JSON is malformed."),
-    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only officers and auditors may; disclosures and values only officers."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only officers, auditors and patients may; disclosures and values only officers, patients only their own."),
     (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
     (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "Something in it will not do."),
     (status = 503, body = Problem, description = "Busy, or it could not be recorded, so it was not made.")))]
@@ -61,7 +61,7 @@ pub(super) async fn make(
     request: HttpRequest,
     payload: Payload,
 ) -> ApiResult<HttpResponse> {
-    may(&api, &caller, Permission::Report, Action::REPORT).await?;
+    may(&api, &caller, Permission::MakeReport, Action::REPORT).await?;
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: ReportIn = json::parse(&body)?;
     let (kept, _) = blocking(move || Ok(api.vault.make_report(&caller, asked)?)).await?;
@@ -83,7 +83,7 @@ pub(super) async fn list(api: Data<Api>, caller: Caller) -> ApiResult<HttpRespon
 #[utoipa::path(get, path = "/v1/reports/{id}", tag = "Reports", params(("id" = String, Path, description = "The report's id."), FileParams), responses(
     (status = 200, description = "The file.", content((String = "application/json"), (String = "text/csv"), (String = "text/html"), (String = "application/pdf"))),
     (status = 400, body = Problem, description = "A parameter is wrong."), (status = 401, body = Problem, description = "The token is not valid."),
-    (status = 403, body = Problem, description = "Only officers and auditors may; disclosures and values only officers."), (status = 404, body = Problem, description = "There is no such report."),
+    (status = 403, body = Problem, description = "Only officers, auditors and patients may; disclosures and values only officers, patients only their own."), (status = 404, body = Problem, description = "There is no such report."),
     (status = 410, body = Problem, description = "What it showed was disposed of."), (status = 422, body = Problem, description = "The report cannot be made any more."),
     (status = 503, body = Problem, description = "Busy, or it could not be recorded.")))]
 pub(super) async fn fetch(
@@ -92,7 +92,7 @@ pub(super) async fn fetch(
     id: Path<String>,
     request: HttpRequest,
 ) -> ApiResult<HttpResponse> {
-    may(&api, &caller, Permission::Report, Action::REPORT).await?;
+    may(&api, &caller, Permission::MakeReport, Action::REPORT).await?;
     let format = format(&request)?;
     let (kept, file) = again(api, caller, &id, format).await?;
     let day = &kept.made_at.to_string()[..10];
@@ -111,7 +111,7 @@ pub(super) async fn fetch(
 /// The signed manifest of a report's file
 #[utoipa::path(get, path = "/v1/reports/{id}/manifest", tag = "Reports", params(("id" = String, Path, description = "The report's id."), FileParams), responses(
     (status = 200, description = "The manifest of the file in that format.", body = Manifest), (status = 400, body = Problem, description = "A parameter is wrong."),
-    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only officers and auditors may; disclosures and values only officers."),
+    (status = 401, body = Problem, description = "The token is not valid."), (status = 403, body = Problem, description = "Only officers, auditors and patients may; disclosures and values only officers, patients only their own."),
     (status = 404, body = Problem, description = "There is no such report."), (status = 410, body = Problem, description = "What it showed was disposed of."),
     (status = 422, body = Problem, description = "The report cannot be made any more."), (status = 503, body = Problem, description = "Busy, or it could not be recorded.")))]
 pub(super) async fn manifest(
@@ -120,7 +120,7 @@ pub(super) async fn manifest(
     id: Path<String>,
     request: HttpRequest,
 ) -> ApiResult<HttpResponse> {
-    may(&api, &caller, Permission::Report, Action::REPORT).await?;
+    may(&api, &caller, Permission::MakeReport, Action::REPORT).await?;
     let format = format(&request)?;
     let (kept, file) = again(api.clone(), caller, &id, format).await?;
     let text = blocking(move || Ok(api.vault.report_manifest(&kept, format.name(), &file)?)).await?;

@@ -86,6 +86,7 @@ pub(super) async fn consistency(api: Data<Api>, request: HttpRequest) -> ApiResu
 #[utoipa::path(get, path = "/v1/entries/{id}/proof", tag = "Ledger", params(("id" = Uuid, Path, description = "The entry."), ProofParams), responses(
     (status = 200, description = "The proof.", content((Proof = "application/json"), (String = "text/plain"))),
     (status = 400, body = Problem, description = "A parameter is wrong."), (status = 401, body = Problem, description = "The token is not valid."),
+    (status = 403, body = Problem, description = "A patient may not."),
     (status = 404, body = Problem, description = "There is no such entry."), (status = 503, body = Problem, description = "No checkpoint covers it yet, or the store did not answer.")))]
 pub(super) async fn proof(
     api: Data<Api>,

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::action::Action;
-use crate::domain::caller::{Caller, Permission};
+use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::document::Document;
 use crate::domain::meta::{Patient, Record};
 use crate::domain::query::QueryIn;
@@ -116,7 +116,7 @@ impl Vault {
     /// # Errors
     /// [`VaultError::Denied`], `Invalid`, `Busy`, or what recording says; then there is no report.
     pub fn make_report(&self, caller: &Caller, asked: ReportIn) -> Result<(KeptReport, Document), VaultError> {
-        self.allow(caller, Permission::Report, Action::REPORT)?;
+        self.allow(caller, Permission::MakeReport, Action::REPORT)?;
         let kind = asked.report.as_deref().and_then(ReportKind::parse).ok_or_else(|| {
             let known: Vec<_> = ReportKind::ALL.iter().map(|it| it.name()).collect();
             refused("/report", "report_unknown", format!("Reports: {}.", known.join(", ")))
@@ -124,6 +124,7 @@ impl Vault {
         if kind.shows_values() {
             self.allow(caller, Permission::Reveal, Action::REPORT)?;
         }
+        let asked = self.for_patient(caller, kind, asked)?;
         let reason = self.reason(caller, Action::REPORT, asked.reason.clone().unwrap_or_default())?;
         let mut parameters = check(kind, asked)?;
         self.check_ids(&parameters)?;
@@ -156,13 +157,35 @@ impl Vault {
         Ok((kept, document))
     }
 
+    /// What a patient's token may ask for: the report about the patient, whatever else it names.
+    fn for_patient(&self, caller: &Caller, kind: ReportKind, asked: ReportIn) -> Result<ReportIn, VaultError> {
+        if caller.role != Role::Patient {
+            return Ok(asked);
+        }
+        if kind != ReportKind::Patient {
+            self.allow(caller, Permission::Report, Action::REPORT)?;
+        }
+        let patient = Some(self.patient_of_token(&caller.token_id).ok_or(VaultError::Denied)?);
+        if asked.patient.is_some() && asked.patient != patient {
+            self.allow(caller, Permission::Report, Action::REPORT)?;
+        }
+        let ReportIn { report, from, to, time_zone, reason, .. } = asked;
+        Ok(ReportIn { report, patient, from, to, time_zone, reason, ..ReportIn::default() })
+    }
+
     /// Makes a kept report again, to the same bytes. Recorded.
     ///
     /// # Errors
     /// [`VaultError::Denied`], `NotFound`, `Shredded` (something that it showed is gone), or what recording says.
     pub fn remake_report(&self, caller: &Caller, id: Uuid) -> Result<(KeptReport, Document), VaultError> {
-        self.allow(caller, Permission::Report, Action::REPORT)?;
+        self.allow(caller, Permission::MakeReport, Action::REPORT)?;
         let kept = self.read_reports().get(&id.to_string()).cloned().ok_or(VaultError::NotFound)?;
+        if caller.role == Role::Patient
+            && (kept.report != ReportKind::Patient
+                || kept.parameters.patient != self.patient_of_token(&caller.token_id))
+        {
+            return Err(VaultError::NotFound);
+        }
         if kept.report.shows_values() {
             self.allow(caller, Permission::Reveal, Action::REPORT)?;
         }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::crypto::keyring::Keyring;
 use crate::crypto::token::{HashedToken, PlainToken};
+use crate::crypto::{boxed, label};
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::canonical::{NotCanonical, Reader, Writer, utf8};
@@ -56,6 +57,9 @@ pub struct TokenView {
     pub revoked_at: Option<Timestamp>,
     /// The networks it may be used from; empty: any.
     pub allowed_sources: Vec<String>,
+    /// The patient of a patient's token; not shown to administrators.
+    #[serde(skip)]
+    pub(super) patient: Option<String>,
 }
 
 impl TokenView {
@@ -69,10 +73,12 @@ impl TokenView {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenIn {
-    /// submitter, officer, auditor or admin.
+    /// submitter, officer, auditor, admin or patient.
     pub role: Option<String>,
     /// The application or person it is for.
     pub label: Option<String>,
+    /// The patient, for the role patient: the token makes the report of who looked at this patient's record, and nothing else.
+    pub patient: Option<String>,
     /// When it ends (RFC 3339).
     pub expires_at: Option<String>,
     /// Networks it may be used from, such as 10.1.0.0/16.
@@ -115,7 +121,7 @@ impl Tokens {
         let (mut tokens, mut untrusted) = (Self::default(), 0);
         for row in rows.iter().filter(|row| row.kind == KIND) {
             let authentic = book::is_authentic(ring, row);
-            match TokenRow::decode(&row.body) {
+            match TokenRow::decode(&row.body, ring) {
                 Ok(token) if authentic && standing.holds(row) && token.view.id == row.id => {
                     tokens.by_hash.insert(token.hash, token);
                 }
@@ -135,7 +141,7 @@ impl Tokens {
 
     /// The rows of all of them under a keyring.
     pub(super) fn rows<'a>(&'a self, ring: &'a Keyring) -> impl Iterator<Item = StateRow> + 'a {
-        self.by_hash.values().map(|it| book::tagged(ring, KIND, &it.view.id, it.encode()))
+        self.by_hash.values().map(|it| book::tagged(ring, KIND, &it.view.id, it.encode(ring)))
     }
 }
 
@@ -193,9 +199,13 @@ impl Vault {
         }
         let reason = self.token_reason(caller, Action::TOKEN_CREATE, asked.reason)?;
         let now = self.clock.now();
-        let view = check(asked.role, asked.label, asked.expires_at, asked.allowed_sources, now)
+        let mut view = check(asked.role, asked.label, asked.expires_at, asked.allowed_sources, now)
             .map_err(VaultError::Invalid)?;
-        let note = Note::new(caller, Action::TOKEN_CREATE, reason);
+        let mut note = Note::new(caller, Action::TOKEN_CREATE, reason);
+        view.patient = patient_of(&view, asked.patient)?;
+        if let Some(patient) = &view.patient {
+            note.seal("patient", patient.clone());
+        }
         let made = match &asked.token_hash {
             None => self.add_token(note, view)?,
             Some(hash) => self.keep_token(note, view, hash_of(hash)?, for_admin)?,
@@ -317,6 +327,11 @@ impl Vault {
         view.role == Role::Admin && view.is_valid(now) && !self.read_tokens().by_hash.values().any(other)
     }
 
+    /// The patient of a patient's token.
+    pub(super) fn patient_of_token(&self, id: &str) -> Option<String> {
+        self.read_tokens().by_hash.values().find(|it| it.view.id == id)?.view.patient.clone()
+    }
+
     pub(super) fn read_tokens(&self) -> std::sync::RwLockReadGuard<'_, Tokens> {
         self.tokens.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -336,7 +351,8 @@ impl Vault {
 
     /// The row and the entry that commits to it go in together.
     fn record_token(&self, mut note: Note<'_>, token: &TokenRow) -> Result<(), VaultError> {
-        let row = book::tagged(&self.keys.ring(), KIND, &token.view.id, token.encode());
+        let ring = self.keys.ring();
+        let row = book::tagged(&ring, KIND, &token.view.id, token.encode(&ring));
         note.record = Some(Record::new("Token", &row.id));
         note.facts.extend([
             (STATE_DIGEST.into(), digest_of(&row)),
@@ -347,6 +363,18 @@ impl Vault {
         self.record(note)?;
         self.sign_now();
         Ok(())
+    }
+}
+
+/// The patient that a patient's token is for; no other token has one.
+fn patient_of(view: &TokenView, given: Option<String>) -> Result<Option<String>, VaultError> {
+    match (view.role, given) {
+        (Role::Patient, Some(id)) => identifier("/patient", id).map(Some).map_err(VaultError::Invalid),
+        (Role::Patient, None) => Err(refused("/patient", "missing", "Say whose record this token is about.")),
+        (_, None) => Ok(None),
+        (_, Some(_)) => {
+            Err(refused("/patient", "not_allowed", "Only a token of the role patient is about one patient."))
+        }
     }
 }
 
@@ -369,7 +397,7 @@ pub(super) fn check(
 ) -> Result<TokenView, Vec<Issue>> {
     let mut issues = Issues::default();
     let role = role.as_deref().and_then(Role::parse).unwrap_or_else(|| {
-        issues.add("/role", "role_unknown", "The role is submitter, officer, auditor or admin.");
+        issues.add("/role", "role_unknown", "The role is submitter, officer, auditor, admin or patient.");
         Role::Auditor
     });
     let label = identifier("/label", label.unwrap_or_default()).unwrap_or_else(|found| {
@@ -403,11 +431,12 @@ pub(super) fn check(
         }
     }
     let id = format!("tok-{}", hex::encode(crate::crypto::random::array::<8>()));
-    issues.finish(TokenView { id, label, role, created_at: now, expires_at, revoked_at: None, allowed_sources })
+    let (revoked_at, patient) = (None, None);
+    issues.finish(TokenView { id, label, role, created_at: now, expires_at, revoked_at, allowed_sources, patient })
 }
 
 impl TokenRow {
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, ring: &Keyring) -> Vec<u8> {
         let mut out = Writer::new(1);
         out.text(1, &self.view.id);
         out.text(2, &self.view.label);
@@ -419,12 +448,16 @@ impl TokenRow {
             }
         }
         out.list(8, self.view.allowed_sources.iter().map(String::as_bytes));
+        let place = format!("{KIND}/{}/patient", self.view.id);
+        let seal = |it: &String| boxed::seal(ring.state_key(), label::STATE_BODY, place.as_bytes(), it.as_bytes());
+        let patient: Vec<_> = self.view.patient.iter().map(seal).collect();
+        out.list(9, patient.iter().map(Vec::as_slice));
         out.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, NotCanonical> {
+    fn decode(bytes: &[u8], ring: &Keyring) -> Result<Self, NotCanonical> {
         let mut read = Reader::new(bytes, 1)?;
-        let (id, label) = (read.required_text(1)?.to_owned(), read.required_text(2)?.to_owned());
+        let (id, name) = (read.required_text(1)?.to_owned(), read.required_text(2)?.to_owned());
         let role = Role::parse(read.required_text(3)?).ok_or(NotCanonical("an unknown role"))?;
         let hash = HashedToken(read.array::<32>(4)?.ok_or(NotCanonical("a required field is missing"))?);
         let mut time = |tag| Ok(read.array::<8>(tag)?.map(|bytes| Timestamp(i64::from_be_bytes(bytes))));
@@ -432,7 +465,19 @@ impl TokenRow {
         let (expires_at, revoked_at) = (time(6)?, time(7)?);
         let allowed_sources =
             read.list(8)?.into_iter().map(|it| utf8(it).map(str::to_owned)).collect::<Result<_, _>>()?;
+        let sealed = read.list(9)?;
         read.finish()?;
-        Ok(Self { view: TokenView { id, label, role, created_at, expires_at, revoked_at, allowed_sources }, hash })
+        let place = format!("{KIND}/{id}/patient");
+        let open = |sealed: &[u8]| {
+            let mut keys = ring.state_keys();
+            let text = keys.find_map(|key| boxed::open(key, label::STATE_BODY, place.as_bytes(), sealed));
+            text.and_then(|it| String::from_utf8(it.to_vec()).ok()).ok_or(NotCanonical("a patient that does not open"))
+        };
+        let patient = sealed.first().map(|it| open(it)).transpose()?;
+        if sealed.len() > 1 || (role == Role::Patient) != patient.is_some() {
+            return Err(NotCanonical("a patient where none belongs, or none where one does"));
+        }
+        let view = TokenView { id, label: name, role, created_at, expires_at, revoked_at, allowed_sources, patient };
+        Ok(Self { view, hash })
     }
 }

@@ -99,6 +99,9 @@ impl App {
         let admin = Client { url: self.url.clone(), http: self.http.clone(), token: self.admin.clone() };
         let own = PlainToken::generate();
         let mut asked = json!({"role": role.name(), "label": label});
+        if role == Role::Patient {
+            asked["patient"] = json!("MRN-12345");
+        }
         if role == Role::Admin {
             asked["token_hash"] = json!(hex::encode(own.hashed().0));
         }

@@ -249,7 +249,7 @@ async fn tokens_are_made_listed_and_revoked() {
     let of = |label: &str| all.iter().find(|it| it["label"] == label).unwrap();
     let id = of("privacy-office")["id"].as_str().unwrap();
     assert_eq!(of("lab")["allowed_sources"], json!(["127.0.0.1/32"]));
-    assert_eq!(all.len(), 6, "{list:#}");
+    assert_eq!(all.len(), 7, "{list:#}");
     has(stderr(&admin.run(2, &["token", "revoke", &token])), &["this is a token, not its id"]);
     has(stdout(&admin.run(0, &["token", "revoke", id])), &["revoked", id]);
     assert_eq!(app.with_token(&token).get("/v1/entries").await.status, 401);

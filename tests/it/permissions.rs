@@ -16,71 +16,82 @@ mod surface;
 const UNKNOWN: &str = "0193595e-0000-7000-8000-000000000000";
 
 /// Whoever may be calling, in the order of the table's columns. The last six are nobody.
-const CALLERS: [&str; 10] =
-    ["submitter", "officer", "auditor", "admin", "none", "unknown", "malformed", "revoked", "expired", "elsewhere"];
+const CALLERS: [&str; 11] = [
+    "submitter",
+    "officer",
+    "auditor",
+    "admin",
+    "patient",
+    "none",
+    "unknown",
+    "malformed",
+    "revoked",
+    "expired",
+    "elsewhere",
+];
 
 /// method and path | the answer to each of the callers | the action under which a denial is recorded.
 /// A refusal is 401 or 403; any other status means that the operation itself was reached. Spelt out by hand, not derived.
 const TABLE: &str = "
-POST   /v1/entries               | 201 403 403 403 401 401 401 401 401 401 | submit
-POST   /v1/entries/batch         | 200 403 403 403 401 401 401 401 401 401 | submit
-GET    /v1/entries               | 403 200 200 403 401 401 401 401 401 401 | search
-POST   /v1/entries/query         | 403 200 200 403 401 401 401 401 401 401 | search
-GET    /v1/entries/{id}          | 403 200 200 403 401 401 401 401 401 401 | search
-POST   /v1/entries/{id}/reveal   | 403 200 403 403 401 401 401 401 401 401 | reveal
-GET    /v1/entries/{id}/proof    | 200 200 200 200 401 401 401 401 401 401 |
-POST   /v1/entries/{id}/disclose | 403 200 403 403 401 401 401 401 401 401 | reveal
-POST   /v1/entries/trail         | 403 200 200 403 401 401 401 401 401 401 | search
-GET    /v1/entries/{id}/leaf     | 403 200 200 403 401 401 401 401 401 401 | search
-POST   /v1/reveal                | 403 404 403 403 401 401 401 401 401 401 | reveal
-GET    /v1/records/{type}/{id}/history | 403 200 403 403 401 401 401 401 401 401 | reveal
-GET    /v1/records/{type}/{id}/state | 403 200 403 403 401 401 401 401 401 401 | reveal
-GET    /v1/records/{type}/{id}/diff | 403 200 403 403 401 401 401 401 401 401 | reveal
-GET    /v1/records/{type}/{id}/fields/{field} | 403 200 403 403 401 401 401 401 401 401 | reveal
-GET    /v1/records/{type}/{id}/continuity | 403 200 200 403 401 401 401 401 401 401 | report
-POST   /v1/records/{type}/{id}/restore | 403 422 403 403 401 401 401 401 401 401 | restore_plan
-GET    /v1/restores              | 403 200 403 403 401 401 401 401 401 401 | restore_plan
-GET    /v1/restores/{id}         | 404 404 403 403 401 401 401 401 401 401 | restore_plan
-POST   /v1/restores/{id}/approve | 403 404 403 403 401 401 401 401 401 401 | restore_plan
-POST   /v1/restores/{id}/cancel  | 403 404 403 403 401 401 401 401 401 401 | restore_plan
-POST   /v1/restores/{id}/confirm | 404 403 403 403 401 401 401 401 401 401 | restore_plan
-POST   /v1/reports               | 403 201 201 403 401 401 401 401 401 401 | report
-GET    /v1/reports               | 403 200 200 403 401 401 401 401 401 401 | report
-GET    /v1/reports/{id}          | 403 404 404 403 401 401 401 401 401 401 | report
-GET    /v1/reports/{id}/manifest | 403 404 404 403 401 401 401 401 401 401 | report
-POST   /v1/reviews               | 403 201 403 403 401 401 401 401 401 401 | review
-GET    /v1/reports/access        | 403 200 200 403 401 401 401 401 401 401 | report
-GET    /v1/reports/breach-scope  | 403 200 200 403 401 401 401 401 401 401 | report
-GET    /v1/reasons               | 200 200 200 200 401 401 401 401 401 401 |
-GET    /v1/tokens                | 403 403 403 200 401 401 401 401 401 401 | token_list
-POST   /v1/tokens                | 403 403 403 201 401 401 401 401 401 401 | token_create
-DELETE /v1/tokens/{id}           | 403 403 403 404 401 401 401 401 401 401 | token_revoke
-GET    /v1/keys                  | 403 403 200 200 401 401 401 401 401 401 | key_list
-POST   /v1/keys/rotate           | 403 403 403 200 401 401 401 401 401 401 | key_rotate
-POST   /v1/keys/rotate-index     | 403 403 403 200 401 401 401 401 401 401 | key_index
-POST   /v1/keys/rotate-state     | 403 403 403 200 401 401 401 401 401 401 | key_state
-POST   /v1/keys/re-encrypt       | 403 403 403 202 401 401 401 401 401 401 | key_reencrypt
-GET    /v1/keys/re-encrypt       | 403 403 200 200 401 401 401 401 401 401 | key_list
-POST   /v1/admin/operations      | 403 403 403 422 401 401 401 401 401 401 | approval
-GET    /v1/approvals             | 403 403 200 200 401 401 401 401 401 401 | approval
-POST   /v1/approvals/{id}/approve | 403 403 403 404 401 401 401 401 401 401 | approval
-POST   /v1/approvals/{id}/cancel | 403 403 403 404 401 401 401 401 401 401 | approval
-GET    /v1/retention/plan        | 403 200 200 200 401 401 401 401 401 401 | retention_plan
-GET    /v1/retention/certificates/{id} | 403 404 404 404 401 401 401 401 401 401 | retention_plan
-GET    /v1/holds                 | 403 200 200 403 401 401 401 401 401 401 | retention_plan
-POST   /v1/holds                 | 403 201 403 403 401 401 401 401 401 401 | hold_place
-POST   /v1/holds/{id}/lift       | 403 404 403 403 401 401 401 401 401 401 | hold_lift
-POST   /v1/keys/rotate-signing   | 403 403 403 200 401 401 401 401 401 401 | signing_rotate
-GET    /v1/ledger/consistency    | 200 200 200 200 200 200 200 200 200 200 |
-GET    /tile/{tile}              | 200 200 200 200 200 200 200 200 200 200 |
-GET    /checkpoint               | 200 200 200 200 200 200 200 200 200 200 |
-GET    /healthz                  | 200 200 200 200 200 200 200 200 200 200 |
-GET    /readyz                   | 200 200 200 200 200 200 200 200 200 200 |
-GET    /metrics                  | 200 200 200 200 200 200 200 200 200 200 |
-GET    /openapi.json             | 200 200 200 200 200 200 200 200 200 200 |
-GET    /docs                     | 200 200 200 200 200 200 200 200 200 200 |
-GET    /docs/docs.css            | 200 200 200 200 200 200 200 200 200 200 |
-GET    /docs/docs.js             | 200 200 200 200 200 200 200 200 200 200 |";
+POST   /v1/entries               | 201 403 403 403 403 401 401 401 401 401 401 | submit
+POST   /v1/entries/batch         | 200 403 403 403 403 401 401 401 401 401 401 | submit
+GET    /v1/entries               | 403 200 200 403 403 401 401 401 401 401 401 | search
+POST   /v1/entries/query         | 403 200 200 403 403 401 401 401 401 401 401 | search
+GET    /v1/entries/{id}          | 403 200 200 403 403 401 401 401 401 401 401 | search
+POST   /v1/entries/{id}/reveal   | 403 200 403 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/entries/{id}/proof    | 200 200 200 200 403 401 401 401 401 401 401 | search
+POST   /v1/entries/{id}/disclose | 403 200 403 403 403 401 401 401 401 401 401 | reveal
+POST   /v1/entries/trail         | 403 200 200 403 403 401 401 401 401 401 401 | search
+GET    /v1/entries/{id}/leaf     | 403 200 200 403 403 401 401 401 401 401 401 | search
+POST   /v1/reveal                | 403 404 403 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/history | 403 200 403 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/state | 403 200 403 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/diff | 403 200 403 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/fields/{field} | 403 200 403 403 403 401 401 401 401 401 401 | reveal
+GET    /v1/records/{type}/{id}/continuity | 403 200 200 403 403 401 401 401 401 401 401 | report
+POST   /v1/records/{type}/{id}/restore | 403 422 403 403 403 401 401 401 401 401 401 | restore_plan
+GET    /v1/restores              | 403 200 403 403 403 401 401 401 401 401 401 | restore_plan
+GET    /v1/restores/{id}         | 404 404 403 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/restores/{id}/approve | 403 404 403 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/restores/{id}/cancel  | 403 404 403 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/restores/{id}/confirm | 404 403 403 403 403 401 401 401 401 401 401 | restore_plan
+POST   /v1/reports               | 403 201 201 403 403 401 401 401 401 401 401 | report
+GET    /v1/reports               | 403 200 200 403 403 401 401 401 401 401 401 | report
+GET    /v1/reports/{id}          | 403 404 404 403 404 401 401 401 401 401 401 | report
+GET    /v1/reports/{id}/manifest | 403 404 404 403 404 401 401 401 401 401 401 | report
+POST   /v1/reviews               | 403 201 403 403 403 401 401 401 401 401 401 | review
+GET    /v1/reports/access        | 403 200 200 403 403 401 401 401 401 401 401 | report
+GET    /v1/reports/breach-scope  | 403 200 200 403 403 401 401 401 401 401 401 | report
+GET    /v1/reasons               | 200 200 200 200 200 401 401 401 401 401 401 |
+GET    /v1/tokens                | 403 403 403 200 403 401 401 401 401 401 401 | token_list
+POST   /v1/tokens                | 403 403 403 201 403 401 401 401 401 401 401 | token_create
+DELETE /v1/tokens/{id}           | 403 403 403 404 403 401 401 401 401 401 401 | token_revoke
+GET    /v1/keys                  | 403 403 200 200 403 401 401 401 401 401 401 | key_list
+POST   /v1/keys/rotate           | 403 403 403 200 403 401 401 401 401 401 401 | key_rotate
+POST   /v1/keys/rotate-index     | 403 403 403 200 403 401 401 401 401 401 401 | key_index
+POST   /v1/keys/rotate-state     | 403 403 403 200 403 401 401 401 401 401 401 | key_state
+POST   /v1/keys/re-encrypt       | 403 403 403 202 403 401 401 401 401 401 401 | key_reencrypt
+GET    /v1/keys/re-encrypt       | 403 403 200 200 403 401 401 401 401 401 401 | key_list
+POST   /v1/admin/operations      | 403 403 403 422 403 401 401 401 401 401 401 | approval
+GET    /v1/approvals             | 403 403 200 200 403 401 401 401 401 401 401 | approval
+POST   /v1/approvals/{id}/approve | 403 403 403 404 403 401 401 401 401 401 401 | approval
+POST   /v1/approvals/{id}/cancel | 403 403 403 404 403 401 401 401 401 401 401 | approval
+GET    /v1/retention/plan        | 403 200 200 200 403 401 401 401 401 401 401 | retention_plan
+GET    /v1/retention/certificates/{id} | 403 404 404 404 403 401 401 401 401 401 401 | retention_plan
+GET    /v1/holds                 | 403 200 200 403 403 401 401 401 401 401 401 | retention_plan
+POST   /v1/holds                 | 403 201 403 403 403 401 401 401 401 401 401 | hold_place
+POST   /v1/holds/{id}/lift       | 403 404 403 403 403 401 401 401 401 401 401 | hold_lift
+POST   /v1/keys/rotate-signing   | 403 403 403 200 403 401 401 401 401 401 401 | signing_rotate
+GET    /v1/ledger/consistency    | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /tile/{tile}              | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /checkpoint               | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /healthz                  | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /readyz                   | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /metrics                  | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /openapi.json             | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /docs                     | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /docs/docs.css            | 200 200 200 200 200 200 200 200 200 200 200 |
+GET    /docs/docs.js             | 200 200 200 200 200 200 200 200 200 200 200 |";
 
 /// One line of the table.
 struct Route {
@@ -236,7 +247,7 @@ async fn every_cell_of_the_permission_table_holds_and_every_denial_is_recorded()
     assert!(!callers.iter().flatten().any(|token| app.log().contains(token.as_str())), "the log holds a token");
     app.stop();
     app.start();
-    for (caller, token) in CALLERS.iter().zip(&callers).skip(7) {
+    for (caller, token) in CALLERS.iter().zip(&callers).skip(8) {
         let answer = app.with_token(token.as_deref().unwrap()).get("/v1/reasons").await;
         assert_eq!(answer.status, 401, "{caller}, after a restart: {answer:?}");
     }

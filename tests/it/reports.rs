@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use phivault::clinic;
+use phivault::domain::caller::Role;
 use serde_json::{Value, json};
 
-use crate::app::{Answer, App, entry, program, text};
+use crate::app::{Answer, App, Options, entry, program, text};
 
 const KINDS: [&str; 12] = [
     "access",
@@ -415,4 +416,53 @@ async fn scheduled_reports_are_written_and_what_was_missed_is_caught_up() {
     std::fs::write(&config, with).unwrap();
     app.start();
     app.finish();
+}
+
+#[tokio::test]
+async fn a_patient_sees_who_looked_at_the_own_record_and_nothing_else() {
+    for blind in [false, true] {
+        let mut app = App::spawn_with(Options { blind, ..Options::default() }).await;
+        app.submitter().submit(&entry()).await;
+        let mut other = entry();
+        (other["patient"]["id"], other["actor"]["id"]) = (json!("MRN-9"), json!("dr_jones"));
+        app.submitter().submit(&other).await;
+        let own = json!({"report": "patient", "reason": {"code": "PATRQT"}});
+        for restart in [false, true] {
+            if restart {
+                let body = json!({"reason": {"code": "HSYSADMIN"}});
+                assert_eq!(app.admin().post("/v1/keys/rotate-state", &body).await.status, 200);
+                app.stop();
+                app.start();
+            }
+            let patient = app.client(Role::Patient);
+            let made = patient.post("/v1/reports", &own).await;
+            assert_eq!(made.status, 201, "{made:?}");
+            let path = format!("/v1/reports/{}", made.json()["id"].as_str().unwrap());
+            let document = patient.get(&path).await.json();
+            let each = table(&document, "Each time");
+            assert!(!each.is_empty() && each.iter().all(|it| it["who"] != "dr_jones"), "{document:#}");
+            assert_eq!(each[0]["who"], "dr_smith");
+            assert_eq!(patient.get(&format!("{path}?format=pdf")).await.status, 200);
+        }
+        let patient = app.client(Role::Patient);
+        for (part, value) in [("report", json!("users")), ("report", json!("access")), ("patient", json!("MRN-9"))] {
+            let mut body = own.clone();
+            body[part] = value;
+            assert_eq!(patient.post("/v1/reports", &body).await.status, 403, "{body}");
+        }
+        let theirs = make(&app, &json!({"report": "patient", "patient": "MRN-9", "reason": {"code": "HCOMPL"}})).await;
+        for format in ["", "/manifest"] {
+            let path = format!("/v1/reports/{}{format}", theirs["id"].as_str().unwrap());
+            assert_eq!(patient.get(&path).await.status, 404, "another's report is not there");
+        }
+        let listed = app.admin().get("/v1/tokens").await;
+        assert!(!listed.text.contains("MRN-12345"), "administrators do not see whose it is");
+        for (body, code) in [
+            (json!({"role": "patient", "label": "p"}), "missing"),
+            (json!({"role": "officer", "label": "p", "patient": "MRN-1"}), "not_allowed"),
+        ] {
+            assert_eq!(app.admin().post("/v1/tokens", &body).await.code(), code, "{body}");
+        }
+        app.finish();
+    }
 }
