@@ -319,6 +319,7 @@ impl Check {
             self.seal_text("/disclosure/recipient/address", "disclosure/recipient/address", recipient.address);
         }
         self.seal_text("/disclosure/description", "disclosure/description", disclosure.description);
+        self.seal_text("/disclosure/protocol", "disclosure/protocol", disclosure.protocol);
         self.id("/disclosure/basis", disclosure.basis)
     }
 

@@ -65,7 +65,7 @@ pub struct Actor<S = String> {
 }
 
 /// Whose record it was.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Patient<S = String> {
     /// The id in clear.
     Plain(S),

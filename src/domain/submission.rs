@@ -156,6 +156,9 @@ pub struct DisclosureIn {
     /// A brief description of what was disclosed.
     #[schema(value_type = Option<String>)]
     pub description: Option<Phi>,
+    /// The research protocol it was made under, as the site names it.
+    #[schema(value_type = Option<String>)]
+    pub protocol: Option<Phi>,
     /// The legal basis as a short code, such as 164.512(b).
     pub basis: Option<String>,
 }

@@ -466,3 +466,27 @@ async fn a_patient_sees_who_looked_at_the_own_record_and_nothing_else() {
         app.finish();
     }
 }
+
+#[tokio::test]
+async fn research_on_fifty_people_or_more_is_told_as_a_whole_and_on_fewer_one_by_one() {
+    let app = App::spawn().await;
+    let disclose = |patient: &str, protocol: &str| {
+        json!({"action": "disclose", "occurred_at": "2026-01-01T10:00:00Z", "actor": {"id": "him"}, "patient": {"id": patient},
+            "record": {"type": "Chart", "id": patient}, "reason": {"code": "HRESCH"},
+            "disclosure": {"recipient": {"name": "University"}, "description": "records", "protocol": protocol}})
+    };
+    let all: Vec<_> = (0..49).map(|n| disclose(&format!("MRN-{n}"), "P-1")).chain([disclose("MRN-0", "P-2")]).collect();
+    let sent = app.submitter().post("/v1/entries/batch", &json!(all)).await;
+    assert_eq!(sent.status, 200, "{sent:?}");
+    let protocol = json!({"id": "P-1", "name": "Study One", "description": "why people fall", "information": "diagnoses",
+        "period": "2026", "contacts": "University, 1 Main St, 555-0100"});
+    let body = json!({"report": "disclosures", "patient": "MRN-0", "reason": {"code": "HCOMPL"},
+        "accounting": {"requested_on": "2026-11-24", "protocols": [protocol]}});
+    let few = fetch(&app, &make(&app, &body).await, "json").await.json();
+    assert_eq!((table(&few, "Disclosures").len(), table(&few, "Research").len()), (2, 0), "49 are not 50");
+    app.submitter().submit(&disclose("MRN-49", "P-1")).await;
+    let many = fetch(&app, &make(&app, &body).await, "json").await.json();
+    assert_eq!((table(&many, "Disclosures").len(), table(&many, "Research").len()), (1, 1), "{many:#}");
+    assert_eq!(table(&many, "Research")[0]["protocol"], "Study One");
+    app.finish();
+}

@@ -19,6 +19,10 @@ mod told;
 
 pub use purposes::verdict;
 
+/// Where the research protocol of a disclosure stands among its sealed values.
+pub const PROTOCOL: &str = "disclosure/protocol";
+/// People from whom on disclosures under one protocol may be told as a whole (b)(4)(i).
+pub const MANY: u64 = 50;
 /// Years that an accounting looks back (a)(1); three for what HITECH 13405(c) and 42 CFR 2.25 add.
 const YEARS: i32 = 6;
 const FEW_YEARS: i32 = 3;
@@ -50,6 +54,24 @@ pub struct Suspension {
     pub until: Option<NaiveDate>,
 }
 
+/// A research protocol under which records of many people were disclosed (b)(4).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Protocol {
+    /// As disclosures name it.
+    pub id: String,
+    /// Its name (b)(4)(i)(A).
+    pub name: String,
+    /// In plain language what it is for, and how records were selected (b)(4)(i)(B).
+    pub description: String,
+    /// What kind of information was disclosed (b)(4)(i)(C).
+    pub information: String,
+    /// When, with the date of the last (b)(4)(i)(D).
+    pub period: String,
+    /// Name, address and telephone number of the sponsor and of the researcher (b)(4)(i)(E).
+    pub contacts: String,
+}
+
 /// What the accounting is asked for.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +92,12 @@ pub struct Request {
     pub last_accounting: Option<NaiveDate>,
     /// Who is responsible for receiving and processing requests (d)(3).
     pub office: Option<String>,
+    /// Research protocols; one with 50 people or more is told as a whole (b)(4).
+    #[serde(default)]
+    pub protocols: Vec<Protocol>,
+    /// People whose records were disclosed under each protocol, counted by the vault.
+    #[serde(skip)]
+    pub individuals: std::collections::BTreeMap<String, u64>,
 }
 
 /// A disclosure, as the trail holds it.
@@ -93,6 +121,8 @@ pub struct Disclosure {
     pub description: Option<String>,
     /// In words why (b)(2)(iv).
     pub statement: Option<String>,
+    /// The research protocol.
+    pub protocol: Option<String>,
     /// The entry.
     pub entry: uuid::Uuid,
 }
@@ -181,6 +211,8 @@ impl Request {
             extension: None,
             last_accounting: None,
             office: None,
+            protocols: Vec::new(),
+            individuals: std::collections::BTreeMap::new(),
         }
     }
 }
@@ -202,6 +234,7 @@ impl Fold for AccountingFold {
             address: text("disclosure/recipient/address"),
             description: text("disclosure/description"),
             statement: text("note"),
+            protocol: text(PROTOCOL),
             entry: entry.id,
         });
         self.all.len() <= super::MAX_ROWS

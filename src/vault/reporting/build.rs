@@ -6,10 +6,12 @@ use crate::crypto::random;
 use crate::domain::document::{Cell, Document, Section};
 use crate::domain::entry::EntryView;
 use crate::domain::history::{Continuity, comparable};
-use crate::domain::meta::Meta;
+use crate::domain::meta::{Meta, Patient};
 use crate::domain::query::{Filter, QueryIn, TimeAxis};
+use crate::domain::reports::accounting::PROTOCOL;
 use crate::domain::reports::{MAX_ROWS, Params, ReportKind};
 use crate::domain::time::Timestamp;
+use crate::domain::value::Value;
 use crate::ledger::tree::Edge;
 use crate::store::{Order, Row};
 
@@ -38,7 +40,10 @@ impl Vault {
     }
 
     fn folded(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
-        let (kind, params) = (kept.report, kept.parameters.clone());
+        let (kind, mut params) = (kept.report, kept.parameters.clone());
+        if let Some(request) = params.accounting.as_mut().filter(|it| !it.protocols.is_empty()) {
+            request.individuals = self.individuals(kept.ledger_size)?;
+        }
         let mut fold = kind.fold(&params).expect("every report but continuity has a fold");
         let blind = self.settings.blind_patients;
         self.each_read(kept, &mut |row, meta| {
@@ -55,6 +60,26 @@ impl Vault {
             Err(refused("/from", "too_large", "This report would grow too large; ask for a shorter period."))
         })?;
         Ok(fold.sections())
+    }
+
+    /// How many people's records were disclosed under each research protocol.
+    fn individuals(&self, bound: u64) -> Result<BTreeMap<String, u64>, VaultError> {
+        let (terms, mut position) = (ReportKind::Disclosures.terms(), Some(0));
+        let mut people: BTreeMap<String, BTreeSet<Patient>> = BTreeMap::new();
+        while let Some(from) = position {
+            let found = self.store.find(&terms, from..bound, Order::OldestFirst, FETCH)?;
+            for row in self.each_row(&found.sequences) {
+                let row = row?;
+                let meta = decode(&row)?;
+                let items = self.items_left(&row, &meta)?;
+                let protocol = items.iter().find(|it| it.path == PROTOCOL).map(|it| it.value.expose());
+                if let (Some(Value::String(protocol)), Some(patient)) = (protocol, meta.patient) {
+                    people.entry(protocol.clone()).or_default().insert(patient);
+                }
+            }
+            position = found.next;
+        }
+        Ok(people.into_iter().map(|(protocol, people)| (protocol, people.len() as u64)).collect())
     }
 
     fn items_left(&self, row: &Row, meta: &Meta) -> Result<Vec<crate::domain::rules::Item>, VaultError> {

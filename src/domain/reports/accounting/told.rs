@@ -4,16 +4,20 @@
 use std::collections::BTreeMap;
 
 use super::super::super::document::{Cell, Section};
-use super::{Disclosure, Request, Variant, Verdict, YEARS, due, is_free, looks_back_to, verdict};
+use super::{Disclosure, MANY, Protocol, Request, Variant, Verdict, YEARS, due, is_free, looks_back_to, verdict};
 
 pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
     // To the same recipient, for the same purpose, under the same paragraph.
-    let mut groups: BTreeMap<(String, String, &'static str), Vec<&Disclosure>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, String, Option<&str>, &'static str), Vec<&Disclosure>> = BTreeMap::new();
     let (mut excluded, mut suspended) = (Vec::new(), Vec::new());
+    let mut research: BTreeMap<&str, &Protocol> = BTreeMap::new();
     for it in all {
         match verdict(it, request) {
+            Verdict::Told { paragraph: "164.512(i)" } if large(request, it).is_some() => {
+                research.extend(large(request, it).map(|it| (it.id.as_str(), it)));
+            }
             Verdict::Told { paragraph } => {
-                let key = (it.recipient.trim().to_lowercase(), it.purpose.clone(), paragraph);
+                let key = (it.recipient.trim().to_lowercase(), it.purpose.clone(), it.protocol.as_deref(), paragraph);
                 groups.entry(key).or_default().push(it);
             }
             Verdict::Excluded { paragraph, because } => excluded.push(vec![
@@ -33,21 +37,38 @@ pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
         }
     }
     let mut rows: Vec<_> =
-        groups.into_iter().map(|((_, _, paragraph), group)| (group[0].at, told(paragraph, &group))).collect();
+        groups.into_iter().map(|((_, _, _, paragraph), group)| (group[0].at, told(paragraph, &group))).collect();
     rows.sort_by_key(|it| it.0);
     let rows = rows.into_iter().map(|it| it.1).collect();
     let columns = ["date", "recipient", "address", "what was disclosed", "purpose", "under", "repeated"];
     let told = Section::table("Disclosures", &columns, rows).with_text(
         "Of repeated disclosures to the same recipient for the same purpose the first stands in full, with how many there were, how often, and the last date (b)(3).",
     );
+    let research = research.into_values().map(protocol).collect();
     let inside = "Not part of what is given to the person.";
     vec![
         Section::text("This accounting", terms(request)),
         told,
+        Section::table("Research", &RESEARCH, research).with_text(
+            "Under these protocols records of 50 people or more were disclosed; yours may or may not have been among them. If it is reasonably likely that it was, the office helps to reach the sponsor and the researcher (b)(4)(ii).",
+        ),
         Section::table("Suspended for now", &["date", "agency", "until", "entry"], suspended).with_text(inside),
         Section::table("Left out", &["date", "purpose", "basis", "paragraph", "because", "entry"], excluded)
             .with_text(inside),
     ]
+}
+
+const RESEARCH: [&str; 5] = ["protocol", "what it is for", "kind of information", "period", "sponsor and researcher"];
+
+/// The protocol of a disclosure, if it may be told as a whole.
+fn large<'a>(request: &'a Request, disclosure: &Disclosure) -> Option<&'a Protocol> {
+    let id = disclosure.protocol.as_deref()?;
+    let many = request.individuals.get(id).is_some_and(|count| *count >= MANY);
+    request.protocols.iter().find(|it| many && it.id == id)
+}
+
+fn protocol(it: &Protocol) -> Vec<Cell> {
+    [&it.name, &it.description, &it.information, &it.period, &it.contacts].into_iter().map(Cell::text).collect()
 }
 
 /// The row of (b)(2), and for repeated disclosures what (b)(3) asks for.
