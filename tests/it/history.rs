@@ -344,3 +344,73 @@ async fn a_deleted_record_comes_back_whole_and_what_was_erased_does_not() {
     assert_eq!(item(&app, "continuity").await["breaks"], json!([]));
     app.finish();
 }
+
+/// A small generator; the seed stands in the message of a failure.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+#[tokio::test]
+async fn after_any_sequence_of_changes_and_restores_the_record_is_what_it_was_brought_back_to() {
+    let app = App::spawn().await;
+    let second = app.make_token(Role::Officer, "second-officer").await;
+    let because = json!({"reason": {"code": "HCOMPL"}});
+    let seed = u64::from(std::process::id());
+    let mut dice = Dice(seed);
+    // What the application holds, and what it held after each entry, by the position of that entry.
+    let (mut now, mut then): (serde_json::Map<String, Value>, Vec<(u64, Value)>) = (serde_json::Map::new(), Vec::new());
+    for round in 0..40 {
+        let receipt = if round > 2 && dice.roll(4) == 0 {
+            let (position, wanted) = then[dice.roll(then.len() as u64) as usize].clone();
+            let made = plan(&app, &json!({"sequence": position})).await;
+            if made.status == 422 {
+                assert!(
+                    made.code() == "nothing_to_restore" && wanted == Value::Object(now.clone()),
+                    "{seed}: {made:?}"
+                );
+                continue;
+            }
+            let path = format!("/v1/restores/{}", id(&made.json()));
+            assert_eq!(app.with_token(&second).post(&format!("{path}/approve"), &because).await.status, 200);
+            for change in app.submitter().get(&path).await.json()["changes"].as_array().unwrap() {
+                let field = change["field"].as_str().unwrap();
+                assert_eq!(change.get("old"), now.get(field), "{seed}: the plan knows what is there");
+                match change.get("new") {
+                    Some(new) => drop(now.insert(field.into(), new.clone())),
+                    None => drop(now.remove(field)),
+                }
+            }
+            assert_eq!(Value::Object(now.clone()), wanted, "{seed}");
+            let confirm = json!({"actor": {"id": "ana"}, "reason": {"code": "TREAT", "change": "EIE", "note": "back"}});
+            app.submitter().post(&format!("{path}/confirm"), &confirm).await.json()
+        } else {
+            let field = format!("f{}", dice.roll(4));
+            let mut it = json!({"field": field});
+            if let Some(old) = now.get(&field) {
+                it["old"] = old.clone();
+            }
+            if now.len() > 1 && dice.roll(5) == 0 && now.contains_key(&field) {
+                now.remove(&field);
+            } else {
+                it["new"] = json!(dice.roll(1_000));
+                now.insert(field, it["new"].clone());
+            }
+            let mut it = change(if then.is_empty() { "create" } else { "update" }, "", &json!([it]));
+            it.as_object_mut().unwrap().remove("occurred_at");
+            app.submitter().submit(&it).await
+        };
+        then.push((receipt["sequence"].as_u64().unwrap(), Value::Object(now.clone())));
+    }
+    assert_eq!(fields(&item(&app, "state").await), Value::Object(now), "{seed}");
+    assert_eq!(item(&app, "continuity").await["breaks"], json!([]), "{seed}");
+    for (position, wanted) in &then {
+        let state = item(&app, &format!("state?at={position}")).await;
+        assert_eq!(fields(&state), *wanted, "{seed}: at {position}");
+    }
+    app.finish();
+}
