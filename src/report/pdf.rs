@@ -22,7 +22,7 @@ use super::draw::{Anchor, Mark, TEXT_SIZE};
 
 mod layout;
 
-use layout::{Op, PAGE, layout};
+use layout::{Op, layout};
 
 const REGULAR: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
 const BOLD: &[u8] = include_bytes!("fonts/DejaVuSans-Bold.ttf");
@@ -91,10 +91,10 @@ pub fn render(document: &Document) -> Result<Vec<u8>, String> {
             .creation_date(date(document))
             .creator(concat!("phivault ", env!("CARGO_PKG_VERSION")).into()),
     );
-    let pages = layout(document);
+    let (pages, size) = (layout(document), layout::size(document));
     let count = pages.len();
     for (n, ops) in pages.into_iter().enumerate() {
-        let settings = PageSettings::from_wh(PAGE.0, PAGE.1).expect("A4 is a size");
+        let settings = PageSettings::from_wh(size.0, size.1).expect("A4 is a size");
         let mut page = file.start_page_with(settings);
         let mut surface = page.surface();
         ops.iter().for_each(|op| draw(&mut surface, op));

@@ -329,6 +329,10 @@ async fn an_accounting_of_disclosures_sums_up_what_repeats_keeps_what_it_left_ou
     assert_eq!(table(&document, "Left out")[0]["paragraph"], "164.528(a)(1)(i)");
     let terms = document["sections"][0]["text"].to_string();
     assert!(terms.contains("2027-01-23") && terms.contains("free") && terms.contains("Privacy Office"), "{terms}");
+    let mut body = body;
+    body["accounting"]["for_person"] = json!(true);
+    let given = fetch(&app, &make(&app, &body).await, "json").await;
+    assert!(!given.text.contains("State Police") && given.text.contains("Health Department"), "{}", given.text);
     // What was given is sealed in the ledger.
     let recorded = app.officer().get("/v1/entries?action=report&record_id=disclosures&record_type=Report").await.json();
     let kept =

@@ -92,6 +92,9 @@ pub struct Request {
     pub last_accounting: Option<NaiveDate>,
     /// Who is responsible for receiving and processing requests (d)(3).
     pub office: Option<String>,
+    /// Only what is given to the person: nothing of what is suspended or was left out.
+    #[serde(default)]
+    pub for_person: bool,
     /// Research protocols; one with 50 people or more is told as a whole (b)(4).
     #[serde(default)]
     pub protocols: Vec<Protocol>,
@@ -211,6 +214,7 @@ impl Request {
             extension: None,
             last_accounting: None,
             office: None,
+            for_person: false,
             protocols: Vec::new(),
             individuals: std::collections::BTreeMap::new(),
         }

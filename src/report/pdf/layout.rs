@@ -7,10 +7,10 @@ use super::super::drawing;
 use super::Face;
 
 /// A4, in points.
-pub(super) const PAGE: (f32, f32) = (595.0, 842.0);
+const A4: (f32, f32) = (595.0, 842.0);
 const MARGIN: f32 = 56.0;
-const WIDTH: f32 = PAGE.0 - 2.0 * MARGIN;
-const FLOOR: f32 = PAGE.1 - 64.0;
+/// A table of more columns than this turns the pages.
+const NARROW: usize = 7;
 const BODY: f32 = 9.0;
 const SMALL: f32 = 7.5;
 const CELL_GAP: f32 = 6.0;
@@ -30,9 +30,17 @@ pub(super) enum Op {
 const HEAD_COLOUR: [u8; 3] = [238, 241, 244];
 const RULE_COLOUR: [u8; 3] = [204, 204, 204];
 
+/// The size of the pages: upright, or turned for wide tables.
+pub(super) fn size(document: &Document) -> (f32, f32) {
+    let tables = document.sections.iter().filter_map(|it| it.table.as_ref());
+    if tables.into_iter().any(|it| it.columns.len() > NARROW && !it.rows.is_empty()) { (A4.1, A4.0) } else { A4 }
+}
+
 /// The pages.
 pub(super) fn layout(document: &Document) -> Vec<Vec<Op>> {
-    let mut sheet = Sheet { pages: vec![Vec::new()], y: MARGIN };
+    let page = size(document);
+    let (width, floor) = (page.0 - 2.0 * MARGIN, page.1 - 64.0);
+    let mut sheet = Sheet { pages: vec![Vec::new()], y: MARGIN, width, floor };
     sheet.paragraph(&document.title, 16.0, true);
     sheet.y += 6.0;
     for (label, text) in &document.head {
@@ -46,11 +54,12 @@ pub(super) fn layout(document: &Document) -> Vec<Vec<Op>> {
 
 /// What stands at the foot of each page.
 pub(super) fn footer(document: &Document, page: usize, pages: usize) -> Vec<Op> {
-    let (y, count) = (PAGE.1 - 36.0, format!("{page} of {pages}"));
-    let right = PAGE.0 - MARGIN - Face::of(false).width(&count, SMALL);
-    let title = wrap(&document.title, SMALL, false, WIDTH - 60.0).into_iter().next().unwrap_or_default();
+    let sheet = size(document);
+    let (y, width, count) = (sheet.1 - 36.0, sheet.0 - 2.0 * MARGIN, format!("{page} of {pages}"));
+    let right = sheet.0 - MARGIN - Face::of(false).width(&count, SMALL);
+    let title = wrap(&document.title, SMALL, false, width - 60.0).into_iter().next().unwrap_or_default();
     vec![
-        Op::Shade { at: [MARGIN, y - 12.0, WIDTH, 0.5], colour: RULE_COLOUR },
+        Op::Shade { at: [MARGIN, y - 12.0, width, 0.5], colour: RULE_COLOUR },
         Op::Text { at: (MARGIN, y), size: SMALL, bold: false, text: title },
         Op::Text { at: (right, y), size: SMALL, bold: false, text: count },
     ]
@@ -59,6 +68,8 @@ pub(super) fn footer(document: &Document, page: usize, pages: usize) -> Vec<Op> 
 struct Sheet {
     pages: Vec<Vec<Op>>,
     y: f32,
+    width: f32,
+    floor: f32,
 }
 
 impl Sheet {
@@ -68,7 +79,7 @@ impl Sheet {
 
     /// Begins a new page unless there is room; whether it did.
     fn need(&mut self, height: f32) -> bool {
-        let full = self.y + height > FLOOR && self.y > MARGIN;
+        let full = self.y + height > self.floor && self.y > MARGIN;
         if full {
             self.pages.push(Vec::new());
             self.y = MARGIN;
@@ -81,7 +92,7 @@ impl Sheet {
     }
 
     fn paragraph(&mut self, text: &str, size: f32, bold: bool) {
-        for line in wrap(text, size, bold, WIDTH) {
+        for line in wrap(text, size, bold, self.width) {
             self.need(size * 1.4);
             self.line(MARGIN, size, bold, line);
             self.y += size * 1.4;
@@ -90,7 +101,7 @@ impl Sheet {
 
     fn labelled(&mut self, label: &str, text: &str) {
         const LABEL: f32 = 110.0;
-        let lines = wrap(text, SMALL, false, WIDTH - LABEL);
+        let lines = wrap(text, SMALL, false, self.width - LABEL);
         for (n, line) in lines.into_iter().enumerate() {
             self.need(SMALL * 1.4);
             if n == 0 {
@@ -108,7 +119,7 @@ impl Sheet {
         self.y += 12.0;
         self.need(11.0 * 1.4 + first + 8.0);
         self.paragraph(&section.heading, 11.0, true);
-        self.push(Op::Shade { at: [MARGIN, self.y, WIDTH, 0.5], colour: RULE_COLOUR });
+        self.push(Op::Shade { at: [MARGIN, self.y, self.width, 0.5], colour: RULE_COLOUR });
         self.y += 4.0;
         for text in &section.text {
             self.paragraph(text, BODY, false);
@@ -129,7 +140,7 @@ impl Sheet {
 
     fn table(&mut self, table: &Table) {
         let texts: Vec<Vec<String>> = table.rows.iter().map(|row| row.iter().map(Cell::shown).collect()).collect();
-        let widths = widths(table, &texts);
+        let widths = widths(table, &texts, self.width);
         let right: Vec<bool> = (0..widths.len()).map(|n| table.rows.iter().all(|row| row[n].is_number())).collect();
         let head: Vec<String> = table.columns.iter().map(|it| (*it).to_owned()).collect();
         self.row(&head, &widths, &right, true);
@@ -148,7 +159,7 @@ impl Sheet {
         let height = height_of(cells.iter().map(Vec::len).max().unwrap_or(1));
         if bold {
             self.need(height);
-            self.push(Op::Shade { at: [MARGIN, self.y, WIDTH, height], colour: HEAD_COLOUR });
+            self.push(Op::Shade { at: [MARGIN, self.y, self.width, height], colour: HEAD_COLOUR });
         }
         let (mut x, top) = (MARGIN + 2.0, self.y + 2.0);
         for ((lines, width), right) in cells.into_iter().zip(widths).zip(right) {
@@ -161,7 +172,7 @@ impl Sheet {
             x += width + CELL_GAP;
         }
         self.y += height;
-        self.push(Op::Shade { at: [MARGIN, self.y, WIDTH, 0.25], colour: RULE_COLOUR });
+        self.push(Op::Shade { at: [MARGIN, self.y, self.width, 0.25], colour: RULE_COLOUR });
     }
 }
 
@@ -171,10 +182,10 @@ fn height_of(lines: usize) -> f32 {
 }
 
 /// The width of each column: what its widest cell needs, and no more than its share when they do not all fit.
-fn widths(table: &Table, texts: &[Vec<String>]) -> Vec<f32> {
+fn widths(table: &Table, texts: &[Vec<String>], width: f32) -> Vec<f32> {
     let count = table.columns.len();
     #[expect(clippy::cast_precision_loss, reason = "a table has few columns")]
-    let room = WIDTH - 4.0 - CELL_GAP * (count.saturating_sub(1)) as f32;
+    let room = width - 4.0 - CELL_GAP * (count.saturating_sub(1)) as f32;
     let need: Vec<f32> = (0..count)
         .map(|n| {
             let head = Face::of(true).width(table.columns[n], SMALL);

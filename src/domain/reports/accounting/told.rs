@@ -45,17 +45,24 @@ pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
         "Of repeated disclosures to the same recipient for the same purpose the first stands in full, with how many there were, how often, and the last date (b)(3).",
     );
     let research = research.into_values().map(protocol).collect();
-    let inside = "Not part of what is given to the person.";
-    vec![
+    let inside = "For the office: for_person makes the accounting without it, as it is given to the person.";
+    let mut out = vec![
         Section::text("This accounting", terms(request)),
         told,
         Section::table("Research", &RESEARCH, research).with_text(
             "Under these protocols records of 50 people or more were disclosed; yours may or may not have been among them. If it is reasonably likely that it was, the office helps to reach the sponsor and the researcher (b)(4)(ii).",
         ),
-        Section::table("Suspended for now", &["date", "agency", "until", "entry"], suspended).with_text(inside),
-        Section::table("Left out", &["date", "purpose", "basis", "paragraph", "because", "entry"], excluded)
-            .with_text(inside),
-    ]
+    ];
+    if !request.for_person {
+        out.push(
+            Section::table("Suspended for now", &["date", "agency", "until", "entry"], suspended).with_text(inside),
+        );
+        out.push(
+            Section::table("Left out", &["date", "purpose", "basis", "paragraph", "because", "entry"], excluded)
+                .with_text(inside),
+        );
+    }
+    out
 }
 
 const RESEARCH: [&str; 5] = ["protocol", "what it is for", "kind of information", "period", "sponsor and researcher"];
