@@ -308,6 +308,7 @@ impl Filter {
         out.optional(13, self.from.map(|it| it.to_string()).as_deref());
         out.optional(14, self.to.map(|it| it.to_string()).as_deref());
         out.bytes(15, &[u8::from(self.time == TimeAxis::Occurred)]);
+        out.optional(16, self.mark);
         out.finish()
     }
 }
@@ -346,5 +347,7 @@ mod tests {
         let source = filter(QueryIn { source: Some("a".into()), ..QueryIn::default() });
         assert_ne!(actor, source);
         assert_ne!(actor, filter(QueryIn::default()));
+        let marked = filter(QueryIn { mark: Some("large_change".into()), ..QueryIn::default() });
+        assert_ne!(marked, filter(QueryIn::default()));
     }
 }

@@ -212,9 +212,10 @@ impl AccessFold {
     }
 }
 
-/// A cell of a CSV file that no spreadsheet takes for a formula (OWASP: CSV injection).
+/// A cell of a CSV file that no spreadsheet takes for a formula (OWASP: CSV injection). A plain number, such as -100, is none.
 pub fn csv_cell(text: &str) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+    let number = text.bytes().all(|it| it.is_ascii_digit() || b"+-.eE".contains(&it)) && text.parse::<f64>().is_ok();
+    if !number && text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -223,9 +224,11 @@ mod tests {
 
     #[test]
     fn cells_that_a_spreadsheet_would_run_are_neutralised() {
-        for bad in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"] {
+        for bad in ["=1+1", "+1+1", "-1-1", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "+", "-"] {
             assert!(csv_cell(bad).starts_with('\''));
         }
-        assert_eq!(csv_cell("dr_smith"), "dr_smith");
+        for good in ["dr_smith", "-100", "+1.5", "-1e3", ""] {
+            assert_eq!(csv_cell(good), good);
+        }
     }
 }

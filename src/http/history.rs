@@ -257,7 +257,6 @@ fn line_csv(line: &FieldLine) -> Vec<u8> {
             None => String::new(),
         };
         let (at, sequence, id) = (point.at.to_string(), point.sequence.to_string(), point.id.to_string());
-        // A number is none of the formulas that a spreadsheet would run.
         write([&at, &value, point.action.name(), &point.actor, &sequence, &id]);
     }
     out.into_inner().expect("writing to memory does not fail")

@@ -256,6 +256,8 @@ impl Vault {
         kept: &KeptReport,
         document: &Document,
     ) -> Result<(), VaultError> {
+        // Held until it is kept, so that the state key does not change between the row and its entry.
+        let mut reports = self.read_reports();
         let key = kept.id.to_string();
         let row = book::row(&self.keys.ring(), KIND, &key, kept);
         let mut note = Note::new(caller, Action::REPORT, reason);
@@ -281,7 +283,7 @@ impl Vault {
         note.state.push(row);
         self.record(note)?;
         self.sign_now();
-        self.read_reports().insert(key, kept.clone());
+        reports.insert(key, kept.clone());
         Ok(())
     }
 
