@@ -233,7 +233,7 @@ async fn patients_of_a_reveal_of_many_find_it_in_their_trail() {
 #[tokio::test]
 async fn the_access_report_as_csv_is_safe_in_a_spreadsheet_and_says_its_time_zone() {
     let app = App::spawn().await;
-    for actor in ["=cmd|' /C calc'!A0", "+1+1", "-1", "@SUM(A1)", "dr_smith"] {
+    for actor in ["=cmd|' /C calc'!A0", "+1+1", "-1-1", "@SUM(A1)", "dr_smith"] {
         let mut sent = crate::app::entry();
         sent["actor"]["id"] = json!(actor);
         sent["occurred_at"] = json!("2026-03-01T23:30:00Z");
