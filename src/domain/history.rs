@@ -208,6 +208,7 @@ impl<V: PartialEq> Continuity<V> {
             self.last.clear();
             self.deleted = false;
         }
+        // Old values speak of before the entry, also where it names a field twice.
         for change in &step.changes {
             let old = change.old.as_ref().map(&of);
             if let (Some(last), Some(old)) = (self.last.get(&change.field), old)
@@ -221,12 +222,12 @@ impl<V: PartialEq> Continuity<V> {
                     after_sequence: last.sequence,
                 });
             }
-            if step.action != Action::DELETE {
-                let value = change.new.as_ref().map(&of);
-                self.last.insert(change.field.clone(), Last { value, id: step.id, sequence: step.sequence });
-            }
         }
-        self.deleted = step.action == Action::DELETE || (self.deleted && step.action != Action::RESTORE);
+        for change in step.changes.iter().filter(|_| step.action != Action::DELETE) {
+            let value = change.new.as_ref().map(&of);
+            self.last.insert(change.field.clone(), Last { value, id: step.id, sequence: step.sequence });
+        }
+        self.deleted = step.action == Action::DELETE;
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
-use crate::domain::history::{Axis, State};
+use crate::domain::history::{Axis, SetBy, State};
 use crate::domain::rules::MAX_CHANGES;
 use crate::domain::submission::ReasonIn;
 
@@ -242,8 +242,11 @@ impl Vault {
         let (mut fields, mut conflicts) = (Vec::new(), Vec::new());
         for change in &step.changes {
             let current = now.fields.get(&change.field).filter(|_| now.exists);
-            let later = current.map(|it| &it.set_by).filter(|it| it.id != id);
-            if let Some(later) = later {
+            // Gone since: a later entry removed what this one set.
+            let removed =
+                if current.is_none() && change.new.is_some() { self.last_change(places, &change.field)? } else { None };
+            let later = current.map(|it| it.set_by.clone()).or(removed).filter(|it| it.id != id);
+            if let Some(later) = &later {
                 conflicts.push(PlanConflict {
                     field: change.field.clone(),
                     changed_by: view(later),
@@ -262,6 +265,19 @@ impl Vault {
             fields.push(PlannedField { field: change.field.clone(), from: current.map(|it| origin(&it.set_by)), to });
         }
         Ok((fields, conflicts))
+    }
+
+    /// The newest change of a field.
+    fn last_change(&self, places: &[Place], field: &str) -> Result<Option<SetBy>, VaultError> {
+        let mut last = None;
+        self.each_step(places, AsOf::default(), &mut Seen::default(), &mut |step| {
+            if let Some(change) = step.changes.iter().rfind(|it| it.field == field) {
+                let (id, sequence, at, actor) = (step.id, step.sequence, step.at, step.actor.clone());
+                last = Some(SetBy { id, sequence, at, actor, place: change.place });
+            }
+            Ok(())
+        })?;
+        Ok(last)
     }
 
     /// The values of a plan, opened where they stand.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use crate::domain::action::{Kind, Outcome};
+use crate::domain::action::Outcome;
 use crate::domain::entry::{EntryView, ReasonView, Revealed};
 use crate::domain::fields::marked;
 use crate::domain::history::{Axis, Change, Lost, State, Step};
@@ -78,7 +78,7 @@ impl Vault {
                 let row = row?;
                 let meta = decode(&row)?;
                 let received_at = Timestamp(row.received_at);
-                if meta.action.kind() != Kind::Change || !filter.matches(&meta, received_at) {
+                if !meta.action.is_change() || !filter.matches(&meta, received_at) {
                     continue;
                 }
                 let at = meta.occurred_at.unwrap_or(received_at);

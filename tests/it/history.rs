@@ -414,3 +414,98 @@ async fn after_any_sequence_of_changes_and_restores_the_record_is_what_it_was_br
     }
     app.finish();
 }
+
+#[tokio::test]
+async fn continuity_neither_cries_wolf_nor_looks_away() {
+    let app = App::spawn().await;
+    let at = |day: u32| format!("2026-01-0{day}T00:00:00Z");
+    let send = async |record: &str, action: &str, day: u32, changes: Value| {
+        let mut it = change(action, &at(day), &changes);
+        it["record"]["id"] = json!(record);
+        if action == "merge" {
+            it["reason"]["change"] = json!("MDATA");
+        }
+        app.submitter().submit(&it).await
+    };
+    let x = |old: Option<u64>, new: Option<u64>| {
+        let mut it = json!({"field": "x"});
+        old.into_iter().for_each(|old| it["old"] = json!(old));
+        new.into_iter().for_each(|new| it["new"] = json!(new));
+        it
+    };
+    // An application's clock that runs wrong, a merge, a field named twice, a change after a deletion without an old value.
+    for (action, day, changes) in [
+        ("create", 1, json!([x(None, Some(1))])),
+        ("update", 3, json!([x(Some(1), Some(2))])),
+        ("update", 2, json!([x(Some(2), Some(3))])),
+    ] {
+        send("clock", action, day, changes).await;
+    }
+    for (record, steps) in [
+        (
+            "merged",
+            json!([
+                ["create", [x(None, Some(1))]],
+                ["merge", [x(Some(1), Some(2))]],
+                ["update", [x(Some(2), Some(3))]]
+            ]),
+        ),
+        ("twice", json!([["create", [x(None, Some(1))]], ["update", [x(Some(1), Some(2)), x(Some(1), Some(2))]]])),
+        (
+            "again",
+            json!([
+                ["create", [x(None, Some(1))]],
+                ["delete", [x(Some(1), None)]],
+                ["update", [x(None, Some(5))]],
+                ["update", [x(Some(5), Some(6))]]
+            ]),
+        ),
+    ] {
+        for (day, step) in (1..).zip(steps.as_array().unwrap()) {
+            send(record, step[0].as_str().unwrap(), day, step[1].clone()).await;
+        }
+    }
+    // A change of what was deleted; the deletion named another field.
+    send("gone", "create", 1, json!([x(None, Some(1)), {"field": "y", "new": 1}])).await;
+    send("gone", "delete", 2, json!([{"field": "y", "old": 1}])).await;
+    let odd = send("gone", "update", 3, json!([x(Some(1), Some(2))])).await;
+    for (record, breaks) in [("clock", 0), ("merged", 0), ("twice", 0), ("again", 0), ("gone", 1)] {
+        let found = app.officer().get(&format!("/v1/records/Item/{record}/continuity?reason=HCOMPL")).await.json();
+        assert_eq!(found["breaks"].as_array().unwrap().len(), breaks, "{record}: {found:#}");
+    }
+    // The report of a period knows what was before it.
+    for (from, breaks) in [("2026-01-01", 1), ("2026-01-03", 1), ("2026-01-04", 0)] {
+        let body = json!({"report": "continuity", "from": format!("{from}T00:00:00Z"), "reason": {"code": "HCOMPL"}});
+        let made = app.officer().post("/v1/reports", &body).await.json();
+        let document = app.officer().get(&format!("/v1/reports/{}", id(&made))).await.json();
+        let each = document["sections"][2]["table"].as_array().unwrap();
+        assert_eq!(each.len(), breaks, "{from}: {document:#}");
+        assert!(each.iter().all(|it| it["entry"] == odd["id"]));
+    }
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_deleted_record_goes_back_to_before_a_field_was_added_and_a_removal_is_a_conflict() {
+    let app = App::spawn().await;
+    let second = app.make_token(Role::Officer, "second-officer").await;
+    let first =
+        app.submitter().submit(&change("create", "2026-01-01T00:00:00Z", &json!([{"field": "a", "new": 1}]))).await;
+    let set =
+        app.submitter().submit(&change("update", "2026-01-02T00:00:00Z", &json!([{"field": "b", "new": 2}]))).await;
+    let removed =
+        app.submitter().submit(&change("update", "2026-01-03T00:00:00Z", &json!([{"field": "b", "old": 2}]))).await;
+    let undo = plan(&app, &json!({"undo": set["id"]})).await.json();
+    assert_eq!(undo["conflicts"][0]["changed_by"]["entry"], removed["id"], "{undo:#}");
+    app.submitter().submit(&change("update", "2026-01-04T00:00:00Z", &json!([{"field": "b", "new": 3}]))).await;
+    app.submitter().submit(&change("delete", "2026-01-05T00:00:00Z", &json!([{"field": "a", "old": 1}]))).await;
+    let made = plan(&app, &json!({"sequence": first["sequence"]})).await.json();
+    let path = format!("/v1/restores/{}", id(&made));
+    let because = json!({"reason": {"code": "HCOMPL"}});
+    assert_eq!(app.with_token(&second).post(&format!("{path}/approve"), &because).await.status, 200);
+    let confirm = json!({"actor": {"id": "ana"}, "reason": {"code": "TREAT", "change": "EIE", "note": "back"}});
+    assert_eq!(app.submitter().post(&format!("{path}/confirm"), &confirm).await.status, 201);
+    assert_eq!(fields(&item(&app, "state").await), json!({"a": 1}));
+    assert_eq!(item(&app, "continuity").await["breaks"], json!([]));
+    app.finish();
+}

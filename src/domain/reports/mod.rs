@@ -190,7 +190,7 @@ impl ReportKind {
 
     /// Whether it looks at entries beyond its period: the one before, or reviews that came later.
     pub fn looks_beyond(self) -> bool {
-        matches!(self, Self::Access | Self::Users | Self::BreakGlass | Self::Review)
+        matches!(self, Self::Access | Self::Users | Self::BreakGlass | Self::Review | Self::Continuity)
     }
 
     /// Terms of which an entry must have one each; an empty list reads all entries.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::crypto::random;
+use crate::domain::action::Action;
 use crate::domain::document::{Cell, Document, Section};
 use crate::domain::entry::EntryView;
-use crate::domain::history::{Continuity, comparable};
+use crate::domain::history::comparable;
 use crate::domain::meta::{Meta, Patient};
 use crate::domain::query::{Filter, QueryIn, TimeAxis};
 use crate::domain::reports::accounting::PROTOCOL;
@@ -19,7 +20,7 @@ use super::super::Vault;
 use super::super::approval::refused;
 use super::super::error::VaultError;
 use super::super::search::{decode, place};
-use super::super::steps::{AsOf, Seen};
+use super::super::steps::Seen;
 use super::KeptReport;
 
 /// Entries fetched at a time.
@@ -160,7 +161,7 @@ impl Vault {
             u128::from_be_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
         };
         let mut last: HashMap<u128, Option<u128>> = HashMap::new();
-        let mut suspects: BTreeSet<(String, String)> = BTreeSet::new();
+        let (mut suspects, mut deleted): (BTreeSet<(String, String)>, BTreeSet<u128>) = Default::default();
         let mut seen = Seen::default();
         self.each_read(kept, &mut |row, meta| {
             let Some(record) = meta.record.as_ref().filter(|_| meta.outcome == crate::domain::action::Outcome::Success)
@@ -169,36 +170,45 @@ impl Vault {
             };
             let step = self.step(row, &mut seen)?;
             seen = Seen::default();
+            let whole = hash(&[record.kind.as_bytes(), record.id.as_bytes()]);
             for change in &step.changes {
                 let place = hash(&[record.kind.as_bytes(), record.id.as_bytes(), change.field.as_bytes()]);
                 let old = change.old.as_ref().map(|it| hash(&[&comparable(it)]));
                 let odd = matches!((last.get(&place), old), (Some(before), Some(old)) if *before != Some(old));
-                if (odd || step.lost.is_some()) && suspects.len() < MAX_ROWS {
+                if (odd || step.lost.is_some() || deleted.contains(&whole)) && suspects.len() < MAX_ROWS {
                     suspects.insert((record.kind.clone(), record.id.clone()));
                 }
                 last.insert(place, change.new.as_ref().map(|it| hash(&[&comparable(it)])));
             }
+            if meta.action == Action::DELETE {
+                deleted.insert(whole)
+            } else {
+                deleted.remove(&whole)
+            };
             if last.len() > MAX_FIELDS {
                 let detail = "There are too many records to check at once; name a record_type or a shorter period.";
                 return Err(refused("/record_type", "too_large", detail));
             }
             Ok(())
         })?;
-        self.breaks_of(suspects, kept.ledger_size)
+        let params = kept.parameters.clone();
+        self.breaks_of(suspects, &params, kept.ledger_size)
     }
 
-    fn breaks_of(&self, suspects: BTreeSet<(String, String)>, bound: u64) -> Result<Vec<Section>, VaultError> {
+    fn breaks_of(
+        &self,
+        suspects: BTreeSet<(String, String)>,
+        params: &Params,
+        bound: u64,
+    ) -> Result<Vec<Section>, VaultError> {
         let (mut rows, mut by_field) = (Vec::new(), BTreeMap::new());
         for (kind, id) in suspects {
             let record_id = Some(vec![id.clone()]);
             let filter = Filter { record_type: Some(kind.clone()), record_id, ..Filter::default() };
             let places = self.places(&filter, bound)?;
-            let mut check = Continuity::default();
-            self.each_step(&places, AsOf::default(), &mut Seen::default(), &mut |step| {
-                check.add(&step, comparable);
-                Ok(())
-            })?;
-            for it in check.breaks {
+            let (breaks, _) = self.breaks_among(&places)?;
+            let inside = |sequence| places.iter().any(|it| it.sequence == sequence && params.covers(it.at));
+            for it in breaks.into_iter().filter(|it| inside(it.sequence)) {
                 *by_field.entry(format!("{kind} {}", it.field)).or_insert(0_u64) += 1;
                 rows.push(vec![
                     Cell::text(&kind),

@@ -222,6 +222,10 @@ pub(super) fn back_to(now: &State, then: State) -> Result<Vec<PlannedField>, Vau
     }
     let names: BTreeSet<&String> = now.fields.keys().filter(|_| now.exists).chain(then.fields.keys()).collect();
     let mut fields = Vec::new();
+    // A restore brings back what was there at the deletion; what was not there then goes again.
+    for (field, it) in now.fields.iter().filter(|(field, _)| !now.exists && !then.fields.contains_key(*field)) {
+        fields.push(PlannedField { field: field.clone(), from: Some(origin(&it.set_by)), to: None });
+    }
     for field in names {
         // A deleted record has no fields: all come back.
         let (current, earlier) = (now.fields.get(field).filter(|_| now.exists), then.fields.get(field));
