@@ -208,6 +208,7 @@ impl Vault {
     pub fn record_state(&self, caller: &Caller, asked: RecordAsked, as_of: AsOf) -> Result<RecordState, VaultError> {
         let look = self.begin_look(caller, asked)?;
         let places = self.places(&look.filter, self.store.size())?;
+        let _room = self.room_for(&places)?;
         let mut seen = Seen::default();
         let state = self.fold(&places, as_of, &mut seen)?;
         let recorded_as = self.end_look(caller, look.reason, "state", seen, &look.name, places.is_empty())?;
@@ -228,6 +229,7 @@ impl Vault {
     ) -> Result<RecordDiff, VaultError> {
         let look = self.begin_look(caller, asked)?;
         let places = self.places(&look.filter, self.store.size())?;
+        let _room = self.room_for(&places)?;
         let mut seen = Seen::default();
         let mut from = self.fold(&places, points[0], &mut seen)?;
         let mut to = self.fold(&places, points[1], &mut seen)?;
@@ -261,6 +263,7 @@ impl Vault {
     ) -> Result<FieldLine, VaultError> {
         let look = self.begin_look(caller, asked)?;
         let places = self.places(&look.filter, self.store.size())?;
+        let _room = self.room_for(&places)?;
         let (mut points, mut seen) = (Vec::new(), Seen::default());
         self.each_step(&places, AsOf { axis, ..AsOf::default() }, &mut seen, &mut |step| {
             points.extend(Point::of(step, field));
@@ -282,6 +285,7 @@ impl Vault {
         self.allow(caller, Permission::Report, Action::REPORT)?;
         let look = self.look(caller, asked, Action::REPORT)?;
         let places = self.places(&look.filter, self.store.size())?;
+        let _room = self.room_for(&places)?;
         let (breaks, seen) = self.breaks_among(&places)?;
         let mut note = Note::new(caller, Action::REPORT, look.reason);
         self.name_seen(&mut note, "continuity", seen, &look.name, places.is_empty())?;

@@ -210,6 +210,10 @@ impl Vault {
         self.allow(caller, Permission::Report, Action::REPORT)?;
         self.record(Note::new(caller, Action::REPORT, super::record::searching()))?;
         let mut all: Vec<_> = self.read_reports().values().cloned().collect();
+        if !caller.role.may(Permission::Reveal) {
+            // Who asked for a suspension is not metadata.
+            all.iter_mut().for_each(|it| it.parameters.accounting = None);
+        }
         all.sort_by_key(|it| std::cmp::Reverse((it.made_at, it.id)));
         Ok(all)
     }
@@ -349,6 +353,9 @@ fn check(kind: ReportKind, asked: ReportIn) -> Result<Params, VaultError> {
     {
         let detail = format!("Columns to sort by: {}.", crate::domain::reports::SORTS.join(", "));
         return Err(refused("/sort", "column_unknown", detail));
+    }
+    if let Some(problem) = asked.accounting.as_ref().and_then(Request::problem) {
+        return Err(refused("/accounting", "accounting_invalid", problem));
     }
     let ReportIn { actor, patient, record_type, record_id, field, sort, accounting, .. } = asked;
     let offset = offset.local_minus_utc();

@@ -71,7 +71,8 @@ impl Vault {
         let at = self.clock.now();
         let plan = Plan {
             id: format!("res-{}", hex::encode(crate::crypto::random::array::<8>())),
-            owner: super::search::decode(&self.row(base)?)?.source,
+            // Whoever wrote to it later does not come to own it, nor to see what others wrote.
+            owner: super::search::decode(&self.row(places[0].sequence)?)?.source,
             record,
             target: words,
             stage: PlanStage::Pending,
@@ -241,6 +242,9 @@ impl Vault {
         }
         let (mut fields, mut conflicts) = (Vec::new(), Vec::new());
         for change in &step.changes {
+            if fields.iter().any(|it: &PlannedField| it.field == change.field) {
+                continue;
+            }
             let current = now.fields.get(&change.field).filter(|_| now.exists);
             // Gone since: a later entry removed what this one set.
             let removed =

@@ -97,6 +97,11 @@ impl Vault {
         }
     }
 
+    /// Room for a long history; a report has it already.
+    pub(super) fn room_for(&self, places: &[Place]) -> Result<Option<tokio::sync::OwnedSemaphorePermit>, VaultError> {
+        if places.len() > FEW { self.long_read().map(Some) } else { Ok(None) }
+    }
+
     /// The state of a record at a point.
     pub(super) fn fold(&self, places: &[Place], as_of: AsOf, seen: &mut Seen) -> Result<State, VaultError> {
         let mut state = State::default();
@@ -115,7 +120,6 @@ impl Vault {
         seen: &mut Seen,
         each: &mut dyn FnMut(Step) -> Result<(), VaultError>,
     ) -> Result<(), VaultError> {
-        let _room = if places.len() > FEW { Some(self.long_read()?) } else { None };
         let mut chosen: Vec<_> = places.iter().filter(|it| it.done && as_of.covers(it)).copied().collect();
         chosen.sort_by_key(|it| as_of.axis.place(it.at, it.sequence));
         for it in chosen {

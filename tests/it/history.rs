@@ -509,3 +509,25 @@ async fn a_deleted_record_goes_back_to_before_a_field_was_added_and_a_removal_is
     assert_eq!(item(&app, "continuity").await["breaks"], json!([]));
     app.finish();
 }
+
+#[tokio::test]
+async fn who_writes_to_anothers_record_does_not_come_to_own_it_nor_confirms_before_the_last_change() {
+    let app = App::spawn().await;
+    let second = app.make_token(Role::Officer, "second-officer").await;
+    let other = app.make_token(Role::Submitter, "another-app").await;
+    let first =
+        app.submitter().submit(&change("create", "2026-01-01T00:00:00Z", &json!([{"field": "a", "new": 1}]))).await;
+    app.submitter()
+        .submit(&change("update", "2026-01-05T00:00:00Z", &json!([{"field": "a", "old": 1, "new": 2}])))
+        .await;
+    app.with_token(&other).submit(&change("update", "2026-01-06T00:00:00Z", &json!([{"field": "z", "new": 1}]))).await;
+    let made = plan(&app, &json!({"sequence": first["sequence"]})).await.json();
+    assert_eq!(made["owner"], "submitter-app");
+    let path = format!("/v1/restores/{}", id(&made));
+    let because = json!({"reason": {"code": "HCOMPL"}});
+    assert_eq!(app.with_token(&second).post(&format!("{path}/approve"), &because).await.status, 200);
+    assert_eq!(app.with_token(&other).get(&path).await.status, 404);
+    let early = json!({"actor": {"id": "ana"}, "occurred_at": "2026-01-03T00:00:00Z", "reason": {"code": "TREAT", "change": "EIE", "note": "back"}});
+    assert_eq!(app.submitter().post(&format!("{path}/confirm"), &early).await.code(), "time_order");
+    app.finish();
+}

@@ -282,6 +282,11 @@ async fn a_report_that_makes_no_sense_is_refused_and_nothing_is_kept() {
         (json!({"report": "users", "from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}), "/to", "time_order"),
         (json!({"report": "users", "time_zone": "CET"}), "/time_zone", "zone_invalid"),
         (json!({"report": "patient", "patient": ""}), "/patient", "empty"),
+        (
+            json!({"report": "disclosures", "patient": "p", "accounting": {"requested_on": "+262142-12-31"}}),
+            "/accounting",
+            "accounting_invalid",
+        ),
     ] {
         let mut body = body;
         body["reason"] = json!({"code": "HCOMPL"});

@@ -21,6 +21,8 @@ pub use purposes::verdict;
 
 /// Where the research protocol of a disclosure stands among its sealed values.
 pub const PROTOCOL: &str = "disclosure/protocol";
+/// The largest request, in bytes.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// People from whom on disclosures under one protocol may be told as a whole (b)(4)(i).
 pub const MANY: u64 = 50;
 /// Years that an accounting looks back (a)(1); three for what HITECH 13405(c) and 42 CFR 2.25 add.
@@ -204,6 +206,18 @@ impl AccountingFold {
 }
 
 impl Request {
+    /// What is wrong with it.
+    pub fn problem(&self) -> Option<&'static str> {
+        let suspended = self.suspensions.iter().flat_map(|it| [Some(it.from), it.until]);
+        let mut days =
+            [Some(self.requested_on), self.since, self.last_accounting].into_iter().chain(suspended).flatten();
+        if !days.all(|day| (1900..=2200).contains(&day.year())) {
+            return Some("A day in it is not in the years 1900 to 2200.");
+        }
+        let size = serde_json::to_vec(self).map_or(usize::MAX, |it| it.len());
+        (size > MAX_REQUEST_BYTES).then_some("It is larger than 64 KiB.")
+    }
+
     /// A plain request of a day.
     pub fn on(requested_on: NaiveDate) -> Self {
         Self {
@@ -223,6 +237,10 @@ impl Request {
 
 impl Fold for AccountingFold {
     fn add(&mut self, entry: &EntryView, items: &[Item]) -> bool {
+        if entry.outcome != super::super::action::Outcome::Success {
+            // What failed or was refused was not disclosed.
+            return true;
+        }
         let text = |path: &str| match items.iter().find(|it| it.path == path)?.value.expose() {
             Value::String(text) => Some(text.clone()),
             _ => None,

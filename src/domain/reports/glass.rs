@@ -13,7 +13,7 @@ use super::review::{REVIEW_DAYS, Review, reviews};
 use super::{Fold, MAX_ROWS, Params, Rows, time_of};
 
 /// An access of the same user to the same patient this long after the last one still belongs to it, microseconds.
-const LINKED: i64 = 4 * 3_600_000_000;
+const LINKED: u64 = 4 * 3_600_000_000;
 
 pub(super) struct GlassFold {
     params: Params,
@@ -53,7 +53,7 @@ impl Fold for GlassFold {
         let time = time_of(entry);
         let patient = entry.patient.as_ref().map_or_else(String::new, |it| it.id.clone());
         let who = (entry.actor.id.clone(), patient.clone());
-        let open = self.open.get(&who).copied().filter(|n| time.0 - self.uses[*n].last.0 <= LINKED);
+        let open = self.open.get(&who).copied().filter(|n| time.0.abs_diff(self.uses[*n].last.0) <= LINKED);
         if let Some(n) = open {
             let it = &mut self.uses[n];
             it.last = it.last.max(time);

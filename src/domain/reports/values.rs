@@ -57,6 +57,9 @@ impl ValuesFold {
 impl Fold for ValuesFold {
     fn add(&mut self, entry: &EntryView, items: &[Item]) -> bool {
         let field = self.params.field.as_deref().unwrap_or_default();
+        if entry.outcome != super::super::action::Outcome::Success {
+            return true;
+        }
         let Some(place) = entry.fields.iter().position(|it| it == field) else { return true };
         let path = format!("changes/{place:03}/new");
         let value = items.iter().find(|it| it.path == path).and_then(|it| as_number(it.value.expose()));

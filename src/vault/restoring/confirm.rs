@@ -37,6 +37,15 @@ impl Vault {
             return Err(refused("/id", "not_approved", "This plan is not approved, or its time is over."));
         }
         let places = self.unmoved(&plan)?;
+        let newest = places.iter().map(|it| it.at).max();
+        let said_at = said.occurred_at.as_deref().and_then(crate::domain::time::Timestamp::parse);
+        if said_at.is_some_and(|at| newest.is_some_and(|newest| at < newest)) {
+            return Err(refused(
+                "/occurred_at",
+                "time_order",
+                "This lies before the change that the plan leads back from.",
+            ));
+        }
         let changes = self.open_plan(&plan)?;
         let draft = self.confirmation(caller, &plan, said, changes)?;
         let plan = Plan { stage: PlanStage::Confirmed, confirmed_as: Some(draft.meta.id), ..plan };

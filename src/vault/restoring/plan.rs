@@ -81,7 +81,7 @@ pub struct Plan {
     pub id: String,
     /// The record.
     pub record: RecordName,
-    /// The application that owns it: that of its newest change.
+    /// The application that owns it: that of its first change.
     pub owner: String,
     /// What it leads back to, in words.
     pub target: String,
