@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::action::Outcome;
+use super::activity::Deed;
 use super::fields::MARKS;
 use super::meta::{Meta, Patient};
 
@@ -82,7 +83,7 @@ impl Term {
     }
 
     /// The term of a patient.
-    pub fn patient(dimension: Dimension, patient: &Patient) -> Self {
+    pub fn patient<S: AsRef<str>>(dimension: Dimension, patient: &Patient<S>) -> Self {
         patient_parts(&patient.borrowed(), |parts| Self::new(dimension, parts))
     }
 }
@@ -118,6 +119,23 @@ impl Short {
         let last = tail.iter().fold(u64::from(self.length), |last, byte| last << 8 | u64::from(*byte));
         let hash = words.iter().fold(dimension as u64, mix);
         usize::try_from(mix(hash, &last.to_be_bytes()) >> (64 - SLOTS.ilog2())).expect("a few bits are left")
+    }
+}
+
+/// What the store keeps of an entry beside the entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Indexed {
+    /// What it can be found by.
+    pub terms: Vec<Term>,
+    /// What it is counted by.
+    pub deed: Deed,
+}
+
+impl Indexed {
+    /// The same entry gives the same.
+    pub fn of(meta: &Meta) -> Self {
+        let terms = terms(meta);
+        Self { deed: Deed::of(meta, &terms), terms }
     }
 }
 

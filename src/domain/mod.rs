@@ -4,6 +4,7 @@
 //! time, the vocabulary) is handed to it. Everything that is hashed or sealed gets its bytes here.
 
 pub mod action;
+pub mod activity;
 pub mod caller;
 pub mod canonical;
 mod check;

@@ -6,7 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::domain::index::Term;
+use crate::domain::activity::Activity;
+use crate::domain::index::{Indexed, Term};
 use crate::ledger::hash::Hash;
 use crate::ledger::tree::Tile;
 
@@ -54,8 +55,8 @@ pub struct StateRow {
 pub struct Batch<'a> {
     /// Entries, consecutive from the store's size.
     pub rows: &'a [Row],
-    /// The terms of each entry, in the same order.
-    pub terms: &'a [Vec<Term>],
+    /// What is kept of each entry beside it, in the same order.
+    pub index: &'a [Indexed],
     /// Full tiles of level 1 and above that these entries complete.
     pub tiles: &'a [Tile],
     /// State rows to put, replacing those of the same kind and id.
@@ -167,6 +168,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
     fn find(&self, terms: &[Vec<Term>], range: Range<u64>, order: Order, limit: usize) -> Result<Found, StoreError>;
+
+    /// What the entries of a segment below the position `end` are counted by, with the moments or only the heads; `None` when it
+    /// is not kept for just these, and the entries themselves must be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
+    fn activity(&self, segment: u64, end: u64, moments: bool) -> Result<Option<Activity>, StoreError>;
 
     /// All state rows of a kind, by rising id.
     ///

@@ -15,7 +15,7 @@ use crate::crypto::lock::{MAIN_SLOT, Slot};
 use crate::crypto::random;
 use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
-use crate::domain::index::{Dimension, Term, terms};
+use crate::domain::index::{Dimension, Indexed, Term};
 use crate::domain::meta::Meta;
 use crate::domain::reason::Vocabulary;
 use crate::domain::time::Clock;
@@ -150,11 +150,11 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
     let row = first_row(&Keys::fresh(ring, paths), facts, clock);
     let mut edge = Edge::new();
     edge.append(row.leaf);
-    let index = [terms(&meta_of(&row)?)];
+    let index = [Indexed::of(&meta_of(&row)?)];
     let store = SqliteStore::open(&database)?;
     let (version, bucket) = seal::counted_under(&row.sealed);
     let usage = [Usage { segment: 0, version, bucket, entries: 1 }];
-    store.append(&Batch { rows: std::slice::from_ref(&row), terms: &index, usage: &usage, ..Batch::default() })?;
+    store.append(&Batch { rows: std::slice::from_ref(&row), index: &index, usage: &usage, ..Batch::default() })?;
     let checkpoint = Checkpoint { origin, size: 1, root: edge.root(), extensions: Vec::new() };
     let note = checkpoint.sign(&signer).map_err(|error| OpenError::Distrust(error.to_string()))?;
     Ok(LockFile::create(&paths.lock, &note)?)

@@ -21,7 +21,7 @@ use crate::crypto::{label, mac, seal};
 use crate::domain::action::{Action, Outcome};
 use crate::domain::entry::Receipt;
 use crate::domain::fields::marked;
-use crate::domain::index::{Dimension, Term, terms};
+use crate::domain::index::{Dimension, Indexed, Term};
 use crate::domain::meta::{Actor, Context, Meta, Patient, Reason};
 use crate::domain::rules::Item;
 use crate::domain::time::{Clock, Timestamp};
@@ -47,7 +47,7 @@ pub(super) const SELF: &str = "phivault";
 /// An entry that is sealed and waits for its place.
 pub(super) struct Prepared {
     pub(super) meta: Meta,
-    pub(super) terms: Vec<Term>,
+    pub(super) index: Indexed,
     pub(super) bytes: Vec<u8>,
     pub(super) commitment: [u8; 32],
     pub(super) sealed: Vec<u8>,
@@ -130,7 +130,7 @@ pub(super) fn seal_leaf(id: Uuid, sealed: &[u8]) -> Hash {
 struct Draft {
     rows: Vec<Row>,
     receipts: Vec<Receipt>,
-    terms: Vec<Vec<Term>>,
+    index: Vec<Indexed>,
     tiles: Vec<Tile>,
     ids: HashSet<Uuid>,
     heads: HashMap<Patient, (u64, u64)>,
@@ -176,7 +176,7 @@ impl Writer {
         let mut draft = Draft {
             rows: Vec::new(),
             receipts: Vec::new(),
-            terms: Vec::new(),
+            index: Vec::new(),
             tiles: Vec::new(),
             ids: HashSet::new(),
             heads: HashMap::new(),
@@ -212,8 +212,8 @@ impl Writer {
         }
         let usage = usage(&draft.rows, &resealed);
         let resealed: Vec<_> = resealed.into_iter().map(|it| (it.sequence, it.sealed)).collect();
-        let (rows, terms, tiles) = (&draft.rows, &draft.terms, &draft.tiles);
-        self.store.append(&Batch { rows, terms, tiles, state: &state, resealed: &resealed, usage: &usage })?;
+        let (rows, index, tiles) = (&draft.rows, &draft.index, &draft.tiles);
+        self.store.append(&Batch { rows, index, tiles, state: &state, resealed: &resealed, usage: &usage })?;
         // Committed and synced. From here on only memory changes, and then everybody is answered.
         self.counters.committed(draft.rows.len() as u64, draft.time);
         self.edge = draft.edge;
@@ -272,7 +272,7 @@ impl Writer {
         let received_at = Timestamp(draft.time);
         let (id, marks) = (entry.meta.id, marked(&entry.meta));
         draft.receipts.push(Receipt { id, sequence, leaf_hash: leaf.to_string(), received_at, marks });
-        draft.terms.push(entry.terms);
+        draft.index.push(entry.index);
         draft.rows.push(Row {
             sequence,
             meta: entry.bytes,
@@ -350,7 +350,7 @@ pub(super) fn prepare_in(keys: &Keys, bucket: u32, meta: Meta, items: &[Item]) -
     let sealing = keyring.sealing(bucket).or_else(|| keyring.sealing(OWN_BUCKET));
     let sealing = sealing.expect("a keyring never loses its newest version and its own bucket");
     let seal::Sealed { bytes: sealed, commitment } = seal::seal(&sealing, meta.id.as_bytes(), &bytes, items);
-    Prepared { terms: terms(&meta), meta, bytes, commitment, sealed }
+    Prepared { index: Indexed::of(&meta), meta, bytes, commitment, sealed }
 }
 
 /// The receipt of a stored entry.

@@ -2,8 +2,10 @@
 
 use ct_merkle::mem_backed_tree::MemoryBackedTree;
 use ct_merkle::{ConsistencyProof, InclusionProof, RootHash};
-use phivault::domain::index::{Dimension, Term, terms};
+use phivault::domain::activity::Gathering;
+use phivault::domain::index::{Dimension, Indexed, Term};
 use phivault::domain::meta::{Actor, Meta, Reason};
+use phivault::domain::time::Timestamp;
 use phivault::keyfile::{KeyPaths, read_private, read_verifier_key};
 use phivault::ledger::checkpoint::{self, Checkpoint};
 use phivault::ledger::hash::{Hash, leaf_hash};
@@ -180,7 +182,7 @@ async fn an_outsider_rebuilds_the_tree_from_tiles_and_follows_it_from_checkpoint
     app.finish();
 }
 
-fn made_up(sequence: u64) -> (Row, Vec<Term>) {
+fn made_up(sequence: u64) -> (Row, Indexed) {
     let mut meta = Meta {
         id: uuid::Uuid::from_u128(u128::from(sequence).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) | 1),
         source: format!("source-{}", sequence % 3),
@@ -214,7 +216,7 @@ fn made_up(sequence: u64) -> (Row, Vec<Term>) {
         commitment: [0; 32],
         sealed: vec![1],
     };
-    (row, terms(&meta))
+    (row, Indexed::of(&meta))
 }
 
 /// All that the stored index of the first segment holds, if it is complete.
@@ -226,8 +228,8 @@ fn whole_index(reader: &Reader) -> Option<Vec<(u8, u64, u16)>> {
 }
 
 fn append(store: &SqliteStore, count: u64) {
-    let (rows, terms): (Vec<_>, Vec<_>) = (store.size()..store.size() + count).map(made_up).unzip();
-    store.append(&Batch { rows: &rows, terms: &terms, ..Batch::default() }).unwrap();
+    let (rows, index): (Vec<_>, Vec<_>) = (store.size()..store.size() + count).map(made_up).unzip();
+    store.append(&Batch { rows: &rows, index: &index, ..Batch::default() }).unwrap();
 }
 
 /// Whatever is asked of the index equals what was put in, in both orders, page by page.
@@ -258,13 +260,30 @@ fn agrees(store: &SqliteStore) {
         assert_eq!(both.sequences, expected);
     }
     for n in [0, 1, SEGMENT - 1, SEGMENT, size - 1] {
-        let (row, terms) = made_up(n);
-        let id = terms.into_iter().find(|it| it.dimension == Dimension::Id).unwrap();
+        let (row, index) = made_up(n);
+        let id = index.terms.into_iter().find(|it| it.dimension == Dimension::Id).unwrap();
         assert_eq!(store.find(&[vec![id]], 0..size, Order::NewestFirst, 9).unwrap().sequences, [n]);
         assert_eq!(store.rows(&[n]).unwrap(), [row]);
     }
     let nobody = Term::new(Dimension::Id, &[b"nobody"]);
     assert!(store.find(&[vec![nobody]], 0..size, Order::NewestFirst, 9).unwrap().sequences.is_empty());
+}
+
+/// What the segments are counted by is what their entries give.
+fn counts(store: &SqliteStore) {
+    let size = store.size();
+    for (n, end) in [(0, SEGMENT), (1, size), (1, size - 3)] {
+        let mut wanted = Gathering::default();
+        for sequence in n * SEGMENT..end {
+            let (row, index) = made_up(sequence);
+            wanted.add(&index.deed, Timestamp(row.received_at), u16::try_from(sequence % SEGMENT).unwrap());
+        }
+        let found = store.activity(n, end, true).unwrap().unwrap();
+        // Acts of entries beyond the end may stand in the list of acts.
+        assert_eq!(found.moments, wanted.clone().finish(u32::MAX).moments, "segment {n} to {end}");
+        assert!(end != SEGMENT || found == wanted.finish(u32::MAX));
+    }
+    assert!(store.activity(0, SEGMENT - 1, true).unwrap().is_none(), "a part of a closed segment is not kept");
 }
 
 #[test]
@@ -274,8 +293,8 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
     SqliteStore::create(&path).unwrap();
     let store = SqliteStore::open(&path).unwrap();
     append(&store, SEGMENT - 10);
-    let (row, terms) = made_up(7);
-    let stale = store.append(&Batch { rows: &[row], terms: &[terms], ..Batch::default() });
+    let (row, index) = made_up(7);
+    let stale = store.append(&Batch { rows: &[row], index: &[index], ..Batch::default() });
     assert!(matches!(stale, Err(StoreError::Stale)), "{stale:?}");
     append(&store, 50);
     agrees(&store);
@@ -288,6 +307,7 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
         assert!(commits < 100_000, "the index is never written");
     }
     agrees(&store);
+    counts(&store);
     let whole = whole_index(&reader).unwrap();
     drop(store);
     agrees(&SqliteStore::open(&path).unwrap());
@@ -295,11 +315,12 @@ fn the_store_keeps_its_contract_across_a_segment_and_a_lost_index_is_made_again(
         Connection::open(&path).unwrap().execute_batch(loss).unwrap();
         let store = SqliteStore::open(&path).unwrap();
         // Without its index a segment is read entry by entry.
-        let (row, terms) = made_up(4_711);
-        assert_eq!(store.find(&[terms], 0..store.size(), Order::OldestFirst, 1).unwrap().sequences.len(), 1);
+        let (row, index) = made_up(4_711);
+        assert_eq!(store.find(&[index.terms], 0..store.size(), Order::OldestFirst, 1).unwrap().sequences.len(), 1);
         assert_eq!(store.rows(&[4_711]).unwrap(), [row]);
         store.repair().unwrap();
         agrees(&store);
+        counts(&store);
         assert!(whole_index(&reader).unwrap() == whole, "the same index is made again after {loss}");
     }
 }

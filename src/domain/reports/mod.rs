@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{Datelike as _, FixedOffset, Timelike as _};
+use chrono::FixedOffset;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,10 +19,11 @@ pub mod accounting;
 mod glass;
 mod logins;
 mod patient;
+pub mod peers;
 mod privileged;
 mod reasons;
 pub mod review;
-mod users;
+pub mod users;
 mod values;
 
 /// What the entries of an access report can be sorted by.
@@ -217,11 +218,10 @@ impl ReportKind {
         }
     }
 
-    /// Its fold; continuity has none, for it compares values.
+    /// Its fold over entries. All users are counted by activity, and continuity compares values, so these have none.
     pub fn fold(self, params: &Params) -> Option<Box<dyn Fold>> {
         Some(match self {
             Self::Access => Box::new(access::AccessFold::new(params)),
-            Self::Users => Box::new(users::UsersFold::new(params)),
             Self::Patient => Box::new(patient::PatientFold::new(params)),
             Self::Disclosures => Box::new(accounting::AccountingFold::new(params)),
             Self::BreakGlass => Box::new(glass::GlassFold::new(params)),
@@ -231,7 +231,7 @@ impl ReportKind {
             Self::Privileged => Box::new(privileged::PrivilegedFold::default()),
             Self::Integrity => Box::new(privileged::IntegrityFold::default()),
             Self::Values => Box::new(values::ValuesFold::new(params)),
-            Self::Continuity => return None,
+            Self::Users | Self::Continuity => return None,
         })
     }
 }
@@ -239,6 +239,12 @@ impl ReportKind {
 /// When an entry happened; its receipt if the application did not say.
 fn time_of(entry: &EntryView) -> Timestamp {
     entry.occurred_at.unwrap_or(entry.received_at)
+}
+
+/// The middle one of some figures; of an even number the higher of the two in the middle.
+fn median(all: &mut [u64]) -> u64 {
+    all.sort_unstable();
+    all.get(all.len() / 2).copied().unwrap_or(0)
 }
 
 /// Counts by name, the most frequent first.
@@ -259,34 +265,56 @@ fn top(counts: &BTreeMap<String, u64>, most: usize) -> Vec<(String, u64)> {
 }
 
 fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    count_by(counts, name, 1);
+}
+
+fn count_by(counts: &mut BTreeMap<String, u64>, name: &str, by: u64) {
     match counts.get_mut(name) {
-        Some(count) => *count += 1,
-        None => drop(counts.insert(name.to_owned(), 1)),
+        Some(count) => *count += by,
+        None => drop(counts.insert(name.to_owned(), by)),
     }
 }
 
 /// Counts along time: by day, by weekday and hour.
 struct Times {
-    zone: FixedOffset,
-    days: BTreeMap<String, u64>,
+    offset: i64,
+    /// By local day from [`FIRST_DAY`] on.
+    days: Vec<u64>,
     week: Vec<Vec<u64>>,
 }
 
+/// Microseconds.
+const HOUR: i64 = 3_600_000_000;
+/// A day before all that a time can name (1799-12-01), and how many days there are, both counted from 1970-01-01.
+const FIRST_DAY: i64 = -62_122;
+const DAYS: usize = 146_600;
+/// 1970-01-01 was a Thursday; weeks begin on Mondays.
+const THURSDAY: i64 = 3;
+
 impl Times {
     fn new(params: &Params) -> Self {
-        Self { zone: params.zone(), days: BTreeMap::new(), week: vec![vec![0; 24]; 7] }
+        Self { offset: i64::from(params.offset) * 1_000_000, days: vec![0; DAYS], week: vec![vec![0; 24]; 7] }
     }
 
     fn add(&mut self, time: Timestamp) {
-        let local = time.at_offset(self.zone);
-        count(&mut self.days, &local.format("%Y-%m-%d").to_string());
-        let day = local.weekday().num_days_from_monday() as usize;
-        self.week[day][local.hour() as usize] += 1;
+        // In numbers, for this is done for millions of entries; no entry is so late that it would overflow.
+        let local = time.0.saturating_add(self.offset);
+        let (day, hour) = (local.div_euclid(24 * HOUR), local.rem_euclid(24 * HOUR) / HOUR);
+        let place = |it: i64| usize::try_from(it).unwrap_or(0);
+        self.days[place(day - FIRST_DAY).min(DAYS - 1)] += 1;
+        self.week[place((day + THURSDAY).rem_euclid(7))][place(hour)] += 1;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let week = self.week.iter_mut().flatten().zip(other.week.iter().flatten());
+        self.days.iter_mut().zip(&other.days).chain(week).for_each(|(mine, theirs)| *mine += theirs);
     }
 
     /// The charts; days become months when there are many.
     fn sections(self) -> Vec<Section> {
-        let mut counts = self.days;
+        let named = |(day, n): (i64, u64)| (Timestamp(day * 24 * HOUR).to_utc().format("%Y-%m-%d").to_string(), n);
+        let days = (FIRST_DAY..).zip(self.days).filter(|it| it.1 > 0);
+        let mut counts: BTreeMap<_, _> = days.map(named).collect();
         if counts.len() > 62 {
             let mut months = BTreeMap::new();
             for (day, n) in counts {

@@ -1,24 +1,26 @@
 //! All users side by side, each against others of the same role.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+
+use foldhash::fast::RandomState;
 
 use super::super::action::Outcome;
+use super::super::activity::{Activity, Malformed, Run};
 use super::super::document::{Cell, Chart, Section};
-use super::super::entry::EntryView;
-use super::super::index::{Dimension, Term};
-use super::super::rules::Item;
-use super::{Fold, Params, Times, count, time_of, top};
+use super::peers::main_role;
+use super::{Params, Times, count_by, median, top};
 
 /// The most users, and pairs of a user and a patient, that are told apart.
 const MAX_USERS: usize = 200_000;
 const MAX_PAIRS: usize = 30_000_000;
 
-pub(super) struct UsersFold {
+/// The fold over activity.
+pub struct UsersFold {
     params: Params,
     times: Times,
-    users: BTreeMap<String, User>,
+    users: HashMap<String, User, RandomState>,
     by_reason: BTreeMap<String, u64>,
-    pairs: usize,
+    covered: u64,
 }
 
 #[derive(Default)]
@@ -29,53 +31,137 @@ struct User {
     notes: u64,
     glass: u64,
     refused: u64,
-    patients: HashSet<u64>,
+    patients: Distinct,
+}
+
+/// Numbers that are told apart. They are only appended, and sorted when they have doubled: a hash set per user would miss the
+/// processor's caches at each one.
+#[derive(Default)]
+struct Distinct {
+    all: Vec<u64>,
+    /// How many of them are sorted and differ.
+    done: usize,
+}
+
+impl Distinct {
+    fn add(&mut self, one: u64) {
+        self.all.push(one);
+        if self.all.len() > 4_096.max(2 * self.done) {
+            self.sort();
+        }
+    }
+
+    fn sort(&mut self) {
+        // A stable sort merges what is in order already.
+        self.all.sort();
+        self.all.dedup();
+        self.done = self.all.len();
+    }
 }
 
 impl User {
-    /// The role acted in most often.
+    fn add(&mut self, run: &Run<'_>, covered: u64) {
+        self.total += covered;
+        count_by(&mut self.roles, run.act.role, covered);
+        self.notes += if run.act.note { covered } else { 0 };
+        self.glass += if run.act.glass { covered } else { 0 };
+        self.refused += if run.act.outcome == Outcome::Success { 0 } else { covered };
+    }
+
+    fn merge(&mut self, other: Self) {
+        let Self { roles, total, earlier, notes, glass, refused, patients } = other;
+        roles.iter().for_each(|(role, n)| count_by(&mut self.roles, role, *n));
+        self.total += total;
+        self.earlier += earlier;
+        self.notes += notes;
+        self.glass += glass;
+        self.refused += refused;
+        self.patients.all.extend(patients.all);
+    }
+
     fn role(&self) -> &str {
-        self.roles.iter().max_by(|a, b| a.1.cmp(b.1).then_with(|| b.0.cmp(a.0))).map_or("", |it| it.0)
+        main_role(&self.roles)
     }
 }
 
 impl UsersFold {
-    pub(super) fn new(params: &Params) -> Self {
-        let (times, users) = (Times::new(params), BTreeMap::new());
-        Self { params: params.clone(), times, users, by_reason: BTreeMap::new(), pairs: 0 }
-    }
-}
-
-impl Fold for UsersFold {
-    fn add(&mut self, entry: &EntryView, _: &[Item]) -> bool {
-        let time = time_of(entry);
-        let covered = self.params.covers(time);
-        if !covered && !self.params.before().is_some_and(|(from, to)| time >= from && time < to) {
-            return true;
-        }
-        if !self.users.contains_key(&entry.actor.id) {
-            self.users.insert(entry.actor.id.clone(), User::default());
-        }
-        let user = self.users.get_mut(&entry.actor.id).expect("it was just put there");
-        if !covered {
-            user.earlier += 1;
-            return true;
-        }
-        user.total += 1;
-        count(&mut user.roles, entry.actor.role.as_deref().unwrap_or(""));
-        user.notes += u64::from(entry.reason.note_given);
-        user.glass += u64::from(entry.reason.break_glass);
-        user.refused += u64::from(entry.outcome != Outcome::Success);
-        if let Some(patient) = &entry.patient {
-            let key = Term::new(Dimension::Patient, &[patient.id.as_bytes()]).key;
-            self.pairs += usize::from(user.patients.insert(key));
-        }
-        self.times.add(time);
-        count(&mut self.by_reason, &entry.reason.code);
-        self.users.len() <= MAX_USERS && self.pairs <= MAX_PAIRS
+    /// Begins a fold.
+    pub fn new(params: &Params) -> Self {
+        let (times, users) = (Times::new(params), HashMap::default());
+        Self { params: params.clone(), times, users, by_reason: BTreeMap::new(), covered: 0 }
     }
 
-    fn sections(self: Box<Self>) -> Vec<Section> {
+    /// Takes in what many entries are counted by; their order does not matter.
+    ///
+    /// # Errors
+    /// [`Malformed`]; then some of it is counted, and the fold is of no use.
+    pub fn add(&mut self, activity: &Activity) -> Result<(), Malformed> {
+        let Self { params, times, users, by_reason, covered } = self;
+        let (mut moments, before) = (activity.moments(), params.before());
+        let mut acts: Vec<(&str, u64)> = Vec::new();
+        activity.each_user(&mut |name, runs| {
+            if !users.contains_key(name) {
+                users.insert(name.to_owned(), User::default());
+            }
+            let user = users.get_mut(name).expect("it was just put there");
+            for run in runs {
+                let mut inside = 0;
+                moments.next_run(run, |at, patient| {
+                    if params.covers(at) {
+                        inside += 1;
+                        times.add(at);
+                        patient.into_iter().for_each(|it| user.patients.add(it));
+                    } else if before.is_some_and(|(from, to)| at >= from && at < to) {
+                        user.earlier += 1;
+                    }
+                })?;
+                if inside > 0 {
+                    user.add(run, inside);
+                    *covered += inside;
+                    if acts.len() <= run.number {
+                        acts.resize(run.number + 1, ("", 0));
+                    }
+                    acts[run.number] = (run.act.reason, acts[run.number].1 + inside);
+                }
+            }
+            Ok(())
+        })?;
+        acts.iter().filter(|it| it.1 > 0).for_each(|(reason, n)| count_by(by_reason, reason, *n));
+        Ok(())
+    }
+
+    /// To be called when everything is taken in, and before another fold is merged.
+    pub fn settle(&mut self) {
+        self.users.values_mut().for_each(|it| it.patients.sort());
+    }
+
+    /// Takes in what another fold of the same parameters took in.
+    pub fn merge(&mut self, other: Self) {
+        self.covered += other.covered;
+        self.times.merge(&other.times);
+        other.by_reason.iter().for_each(|(reason, n)| count_by(&mut self.by_reason, reason, *n));
+        for (name, user) in other.users {
+            match self.users.get_mut(&name) {
+                Some(known) => known.merge(user),
+                None => drop(self.users.insert(name, user)),
+            }
+        }
+        self.settle();
+    }
+
+    /// Whether it stays within its bounds.
+    pub fn fits(&self) -> bool {
+        let pairs = || self.users.values().map(|it| it.patients.all.len()).sum::<usize>();
+        self.users.len() <= MAX_USERS && pairs() <= MAX_PAIRS
+    }
+
+    /// How many entries lie in the period.
+    pub fn covered(&self) -> u64 {
+        self.covered
+    }
+
+    /// What the report says.
+    pub fn sections(self) -> Vec<Section> {
         let mut by_role: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         for user in self.users.values().filter(|it| it.total > 0) {
             by_role.entry(user.role()).or_default().push(user.total);
@@ -89,14 +175,14 @@ impl Fold for UsersFold {
                 Cell::Count(user.total),
                 Cell::Count(user.earlier),
                 Cell::Count(median),
-                Cell::Count(user.patients.len() as u64),
+                Cell::Count(user.patients.done as u64),
                 super::percent(user.notes, user.total),
                 Cell::Count(user.glass),
                 Cell::Count(user.refused),
             ]
         });
         let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_key(|row| std::cmp::Reverse(total(row)));
+        rows.sort_by_cached_key(|row| (std::cmp::Reverse(total(row)), row[0].shown()));
         let columns = [
             "user",
             "role",
@@ -120,9 +206,4 @@ fn total(row: &[Cell]) -> u64 {
         Cell::Count(count) => count,
         _ => 0,
     }
-}
-
-fn median(all: &mut [u64]) -> u64 {
-    all.sort_unstable();
-    all.get(all.len() / 2).copied().unwrap_or(0)
 }

@@ -2,12 +2,13 @@
 
 use rusqlite::{Connection, params};
 
+use crate::domain::activity::Activity;
 use crate::domain::index::{Dimension, Term};
 
 use super::super::{SEGMENT, StoreError};
 use super::chunk;
 use super::filter::Filter;
-use super::index::{chunk_key, load_closed, read_chunk};
+use super::index::{HEADS, MOMENTS, chunk_key, load_closed, read_chunk};
 use super::{read, signed, unavailable};
 
 /// The dimensions that have a filter, in its order.
@@ -20,6 +21,13 @@ pub(super) fn segment(connection: &Connection, n: u64, each: &mut dyn FnMut(u8, 
     let wrong = |what: &str| StoreError::Corrupt(format!("the index of segment {n} has {what}"));
     let (mut chunks, mut filtered) = (0, [Vec::new(), Vec::new()]);
     for (dimension, fences) in &closed.fences {
+        if [HEADS, MOMENTS].contains(dimension) {
+            if !fences.iter().copied().eq(0..fences.len() as u64) {
+                return Err(wrong("pieces of activity that are not in order"));
+            }
+            chunks += i64::try_from(fences.len()).expect("a segment has few chunks");
+            continue;
+        }
         let filter = FILTERED.iter().position(|it| *it as u8 == *dimension);
         let (mut last, mut sorted) = (None, true);
         for (number, fence) in fences.iter().enumerate() {
@@ -54,6 +62,12 @@ pub(super) fn segment(connection: &Connection, n: u64, each: &mut dyn FnMut(u8, 
         }
     }
     Ok(true)
+}
+
+/// The stored activity of a closed segment, if its index is complete.
+pub(super) fn activity(connection: &Connection, n: u64) -> Result<Option<Activity>, StoreError> {
+    let Some(closed) = load_closed(connection, n)? else { return Ok(None) };
+    closed.activity(connection, n, true).map(Some)
 }
 
 /// What lies outside where anything may lie: rows before the beginning, and index rows of segments that are not full.

@@ -1,4 +1,4 @@
-//! The index: postings of closed segments on disk, of the open one in memory.
+//! The index: postings and activity of closed segments on disk, of the open one in memory.
 //!
 //! A secondary b-tree with random keys costs a page write per entry and index. So the index of a segment (65,536 entries) is
 //! kept in memory while the segment is open, and written once, in key order, when it closes. What the process loses
@@ -11,14 +11,19 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::domain::index::{Dimension, Term, terms};
+use crate::domain::activity::{Activity, Gathering};
+use crate::domain::index::{Dimension, Indexed, Term};
 use crate::domain::meta::Meta;
+use crate::domain::time::Timestamp;
 
-use super::super::{Found, Order, SEGMENT, StoreError};
+use super::super::{Batch, Found, Order, SEGMENT, StoreError};
 use super::chunk::{self, Chunk};
 use super::filter::Filter;
 use super::{read, signed, unavailable};
 
+/// Where activity stands among the dimensions: the heads of its users, and their moments.
+pub(super) const HEADS: u8 = 0xf0;
+pub(super) const MOMENTS: u8 = 0xf1;
 /// Chunks of a closed segment that ride along with one commit.
 const CHUNKS_PER_COMMIT: usize = 256;
 
@@ -31,14 +36,21 @@ pub(super) struct Index {
 struct State {
     segments: Vec<Segment>,
     /// The segment that is being filled.
-    open: HashMap<Term, Vec<u16>>,
-    open_count: u64,
+    open: Gathered,
+}
+
+/// The index of a segment in memory.
+#[derive(Default)]
+struct Gathered {
+    postings: HashMap<Term, Vec<u16>>,
+    deeds: Gathering,
+    count: u64,
 }
 
 /// A full segment.
 enum Segment {
     /// Its index is on disk.
-    Closed(Closed),
+    Closed(Arc<Closed>),
     /// Its index is in memory and on its way to the disk.
     Closing(Arc<Closing>),
     /// The process ended before its index was written. Until [`Index::repair`] its entries are read one by one.
@@ -54,7 +66,7 @@ pub(super) struct Closed {
 
 struct Closing {
     n: u64,
-    postings: HashMap<Term, Vec<u16>>,
+    gathered: Gathered,
     /// Made by a thread of its own, so that sorting keeps no writer waiting.
     chunks: OnceLock<Vec<(i64, Chunk)>>,
 }
@@ -68,10 +80,10 @@ pub(super) struct Written {
 impl Index {
     /// Loads the fences of closed segments, and rebuilds the open one from its entries. Writes nothing.
     pub(super) fn load(connection: &Connection, size: u64) -> Result<Self, StoreError> {
-        let mut state = State { segments: Vec::new(), open: HashMap::new(), open_count: 0 };
+        let mut state = State { segments: Vec::new(), open: Gathered::default() };
         for n in 0..size / SEGMENT {
             state.segments.push(match load_closed(connection, n) {
-                Ok(Some(closed)) => Segment::Closed(closed),
+                Ok(Some(closed)) => Segment::Closed(Arc::new(closed)),
                 Ok(None) => Segment::Missing,
                 Err(StoreError::Corrupt(what)) => {
                     tracing::error!(what, "a part of the index does not read; it is made again from the entries");
@@ -81,8 +93,9 @@ impl Index {
             });
         }
         let begin = size / SEGMENT * SEGMENT;
-        read_terms(connection, begin..size, &mut |position, terms| add(&mut state.open, position, &terms))?;
-        state.open_count = size - begin;
+        read_index(connection, begin..size, &mut |position, index, received| {
+            state.open.add(position, &index, received)
+        })?;
         Ok(Self { state: RwLock::new(state), committed: AtomicUsize::new(0) })
     }
 
@@ -94,26 +107,48 @@ impl Index {
         drop(state);
         for n in missing {
             let closed = rebuild(connection, n as u64)?;
-            self.state.write().unwrap_or_else(PoisonError::into_inner).segments[n] = Segment::Closed(closed);
+            self.state.write().unwrap_or_else(PoisonError::into_inner).segments[n] = Segment::Closed(Arc::new(closed));
         }
         Ok(())
     }
 
     /// Adds entries from position `first` on.
-    pub(super) fn append(&self, first: u64, terms: &[Vec<Term>]) {
+    pub(super) fn append(&self, batch: &Batch<'_>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        for (position, terms) in (first..).zip(terms) {
-            let within = u16::try_from(position % SEGMENT).expect("a position within a segment has 16 bits");
-            add(&mut state.open, within, terms);
-            state.open_count += 1;
-            if state.open_count == SEGMENT {
-                let postings = std::mem::take(&mut state.open);
-                state.open_count = 0;
-                let closing = Arc::new(Closing { n: position / SEGMENT, postings, chunks: OnceLock::new() });
+        for (row, index) in batch.rows.iter().zip(batch.index) {
+            state.open.add(within(row.sequence), index, Timestamp(row.received_at));
+            if state.open.count == SEGMENT {
+                let gathered = std::mem::take(&mut state.open);
+                let closing = Arc::new(Closing { n: row.sequence / SEGMENT, gathered, chunks: OnceLock::new() });
                 state.segments.push(Segment::Closing(closing.clone()));
-                std::thread::spawn(move || closing.chunks.get_or_init(|| cut(closing.n, &closing.postings)).len());
+                std::thread::spawn(move || closing.chunks.get_or_init(|| cut(closing.n, &closing.gathered)).len());
             }
         }
+    }
+
+    /// What the entries of segment `n` below the position `end` are counted by, if it is kept for just these.
+    pub(super) fn activity(
+        &self,
+        connection: &Connection,
+        n: u64,
+        end: u64,
+        moments: bool,
+    ) -> Result<Option<Activity>, StoreError> {
+        let below = u32::try_from(end.saturating_sub(n * SEGMENT).min(SEGMENT)).expect("a segment has 2^16 entries");
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let deeds = match state.segments.get(usize::try_from(n).unwrap_or(usize::MAX)) {
+            None => state.open.deeds.clone(),
+            Some(Segment::Closing(closing)) => closing.gathered.deeds.clone(),
+            Some(Segment::Closed(closed)) if u64::from(below) == SEGMENT => {
+                let closed = closed.clone();
+                drop(state);
+                return closed.activity(connection, n, moments).map(Some);
+            }
+            Some(Segment::Closed(_) | Segment::Missing) => return Ok(None),
+        };
+        drop(state);
+        // Sorted without the lock, so that no writer waits.
+        Ok(Some(deeds.finish(below)))
     }
 
     /// Candidates with one term of each list, within the range, in the order asked for.
@@ -200,12 +235,12 @@ impl Index {
             out.extend(postings.get(&term).into_iter().flatten());
         };
         match state.segments.get(usize::try_from(n).unwrap_or(usize::MAX)) {
-            None => in_memory(&state.open, out),
-            Some(Segment::Closing(closing)) => in_memory(&closing.postings, out),
+            None => in_memory(&state.open.postings, out),
+            Some(Segment::Closing(closing)) => in_memory(&closing.gathered.postings, out),
             Some(Segment::Missing) => {
                 drop(state);
-                read_terms(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, terms| {
-                    out.extend(terms.contains(&term).then_some(position));
+                read_index(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, index, _| {
+                    out.extend(index.terms.contains(&term).then_some(position));
                 })?;
             }
             Some(Segment::Closed(closed)) => {
@@ -242,7 +277,7 @@ impl Index {
         let Some(closed) = written.closed else { return };
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = state.segments.iter_mut().find(|it| matches!(it, Segment::Closing(_))) {
-            *slot = Segment::Closed(closed);
+            *slot = Segment::Closed(Arc::new(closed));
         }
         self.committed.store(0, Ordering::Relaxed);
     }
@@ -265,6 +300,16 @@ impl Closed {
         }
     }
 
+    /// The activity that is stored for the whole segment.
+    pub(super) fn activity(&self, connection: &Connection, n: u64, moments: bool) -> Result<Activity, StoreError> {
+        let read = |dimension| {
+            let pieces = self.fences.get(&dimension).map_or(0, Vec::len);
+            read_pieces(connection, chunk_key(n, dimension, 0), pieces)
+        };
+        let moments = if moments { read(MOMENTS)? } else { Vec::new() };
+        Ok(Activity { heads: read(HEADS)?, moments })
+    }
+
     /// The numbers of the chunks that may hold a term.
     fn chunks_with(&self, term: Term) -> Range<usize> {
         let Some(fences) = self.fences.get(&(term.dimension as u8)).filter(|_| self.may_hold(term)) else {
@@ -275,22 +320,30 @@ impl Closed {
     }
 }
 
-fn add(postings: &mut HashMap<Term, Vec<u16>>, position: u16, terms: &[Term]) {
-    for term in terms {
-        postings.entry(*term).or_default().push(position);
+impl Gathered {
+    fn add(&mut self, position: u16, index: &Indexed, received: Timestamp) {
+        for term in &index.terms {
+            self.postings.entry(*term).or_default().push(position);
+        }
+        self.deeds.add(&index.deed, received, position);
+        self.count += 1;
     }
 }
 
-/// Reads entries and works out their terms again.
-fn read_terms(
+fn within(sequence: u64) -> u16 {
+    u16::try_from(sequence % SEGMENT).expect("a position within a segment has 16 bits")
+}
+
+/// Reads entries and works out what is kept of each beside it again.
+fn read_index(
     connection: &Connection,
     range: Range<u64>,
-    each: &mut dyn FnMut(u16, Vec<Term>),
+    each: &mut dyn FnMut(u16, Indexed, Timestamp),
 ) -> Result<(), StoreError> {
     let mut wrong = None;
     read::scan(connection, range, &mut |row| match Meta::decode(&row.meta) {
         Ok(meta) => {
-            each(u16::try_from(row.sequence % SEGMENT).expect("a position within a segment has 16 bits"), terms(&meta));
+            each(within(row.sequence), Indexed::of(&meta), Timestamp(row.received_at));
             true
         }
         Err(error) => {
@@ -303,12 +356,12 @@ fn read_terms(
 
 /// Makes the index of a full segment that was not finished, in one transaction of its own.
 fn rebuild(connection: &Connection, n: u64) -> Result<Closed, StoreError> {
-    let mut postings = HashMap::new();
-    read_terms(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, terms| {
-        add(&mut postings, position, &terms)
+    let mut gathered = Gathered::default();
+    read_index(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, index, received| {
+        gathered.add(position, &index, received);
     })?;
-    let closing = Closing { n, postings, chunks: OnceLock::new() };
-    let chunks = cut(n, &closing.postings);
+    let chunks = cut(n, &gathered);
+    let closing = Closing { n, gathered, chunks: OnceLock::new() };
     let transaction = connection.unchecked_transaction().map_err(unavailable)?;
     let keys = params![chunk_key(n, 0, 0), chunk_key(n + 1, 0, 0)];
     transaction.execute("DELETE FROM posting WHERE key >= ?1 AND key < ?2", keys).map_err(unavailable)?;
@@ -319,15 +372,22 @@ fn rebuild(connection: &Connection, n: u64) -> Result<Closed, StoreError> {
     Ok(closed)
 }
 
-/// Cuts the postings of a segment into chunks with their keys, dimension by dimension, key by key.
-fn cut(n: u64, postings: &HashMap<Term, Vec<u16>>) -> Vec<(i64, Chunk)> {
-    let mut sorted: Vec<_> = postings.iter().collect();
+/// Cuts the index of a segment into chunks with their keys: the postings dimension by dimension, key by key, then the activity.
+fn cut(n: u64, gathered: &Gathered) -> Vec<(i64, Chunk)> {
+    let mut sorted: Vec<_> = gathered.postings.iter().collect();
     sorted.sort_unstable_by_key(|(term, _)| **term);
     let mut out = Vec::new();
     for group in sorted.chunk_by(|a, b| a.0.dimension == b.0.dimension) {
         let dimension = group[0].0.dimension as u8;
         let chunks = chunk::cut(group.iter().map(|(term, positions)| (term.key, positions.as_slice())));
         out.extend(chunks.into_iter().enumerate().map(|(number, chunk)| (chunk_key(n, dimension, number), chunk)));
+    }
+    let Activity { heads, moments } = gathered.deeds.clone().finish(u32::MAX);
+    for (dimension, bytes) in [(HEADS, heads), (MOMENTS, moments)] {
+        for (number, piece) in bytes.chunks(chunk::MAX_BYTES).enumerate() {
+            let chunk = Chunk { first: number as u64, bytes: piece.to_vec() };
+            out.push((chunk_key(n, dimension, number), chunk));
+        }
     }
     out
 }
@@ -348,7 +408,9 @@ fn close(connection: &Connection, closing: &Closing, chunks: &[(i64, Chunk)]) ->
         fences.entry(dimension_of(*key)).or_default().push(chunk.first);
     }
     let of = |dimension| {
-        Filter::new(closing.postings.keys().filter(|it| it.dimension == dimension).collect::<Vec<_>>().into_iter())
+        Filter::new(
+            closing.gathered.postings.keys().filter(|it| it.dimension == dimension).collect::<Vec<_>>().into_iter(),
+        )
     };
     let closed = Closed { fences, ids: of(Dimension::Id), patients: of(Dimension::Patient) };
     let mut bytes = Vec::new();
@@ -388,6 +450,10 @@ pub(super) fn load_closed(connection: &Connection, n: u64) -> Result<Option<Clos
         }
         by_dimension.insert(*dimension, keys);
     }
+    if !by_dimension.contains_key(&HEADS) {
+        // Written before activity was kept; it is made again.
+        return Ok(None);
+    }
     let mut rest = filters.as_slice();
     let length = take_u64(&mut rest).and_then(|it| usize::try_from(it).ok()).ok_or_else(corrupt)?;
     let (ids, patients) = rest.split_at_checked(length).ok_or_else(corrupt)?;
@@ -398,6 +464,21 @@ pub(super) fn read_chunk(connection: &Connection, key: i64) -> Result<Vec<u8>, S
     let mut statement = connection.prepare_cached("SELECT chunk FROM posting WHERE key = ?1").map_err(unavailable)?;
     let bytes = statement.query_row([key], |row| row.get(0)).optional().map_err(unavailable)?;
     bytes.ok_or_else(|| StoreError::Corrupt("a chunk of the index is not there".into()))
+}
+
+/// The bytes of consecutive pieces.
+fn read_pieces(connection: &Connection, first: i64, pieces: usize) -> Result<Vec<u8>, StoreError> {
+    let mut out = Vec::with_capacity(pieces * chunk::MAX_BYTES);
+    let sql = "SELECT chunk FROM posting WHERE key >= ?1 AND key < ?2 ORDER BY key";
+    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let end = first + i64::try_from(pieces).expect("a segment has few pieces");
+    let (mut rows, mut found) = (statement.query([first, end]).map_err(unavailable)?, 0);
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let piece = row.get_ref(0).map_err(unavailable)?;
+        out.extend_from_slice(piece.as_blob().map_err(|_| StoreError::Corrupt("a piece that is no bytes".into()))?);
+        found += 1;
+    }
+    if found == pieces { Ok(out) } else { Err(StoreError::Corrupt("a piece of the index is not there".into())) }
 }
 
 pub(super) fn chunk_key(segment: u64, dimension: u8, chunk: usize) -> i64 {

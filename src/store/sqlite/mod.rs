@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, params};
 
+use crate::domain::activity::Activity;
 use crate::domain::index::Term;
 use crate::ledger::hash::Hash;
 
@@ -102,7 +103,7 @@ impl Store for SqliteStore {
         let written = self.shared.index.write_pending(&transaction)?;
         transaction.commit().map_err(unavailable)?;
         self.shared.index.pending_written(written);
-        self.shared.index.append(size, batch.terms);
+        self.shared.index.append(batch);
         self.shared.size.store(size + batch.rows.len() as u64, Ordering::Release);
         Ok(())
     }
@@ -143,6 +144,10 @@ impl Store for SqliteStore {
     fn find(&self, terms: &[Vec<Term>], range: Range<u64>, order: Order, limit: usize) -> Result<Found, StoreError> {
         let range = range.start..range.end.min(self.size());
         self.readers.with(|connection| self.shared.index.find(connection, terms, range.clone(), order, limit))
+    }
+
+    fn activity(&self, segment: u64, end: u64, moments: bool) -> Result<Option<Activity>, StoreError> {
+        self.readers.with(|connection| self.shared.index.activity(connection, segment, end, moments))
     }
 
     fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError> {
@@ -229,6 +234,14 @@ impl Reader {
     /// [`StoreError::Corrupt`] when it is not what closing a segment writes.
     pub fn segment(&self, n: u64, each: &mut dyn FnMut(u8, u64, u16)) -> Result<bool, StoreError> {
         audit::segment(&self.connection, n, each)
+    }
+
+    /// The stored activity of a closed segment, if its index is complete.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it does not read.
+    pub fn activity(&self, n: u64) -> Result<Option<Activity>, StoreError> {
+        audit::activity(&self.connection, n)
     }
 
     /// Rows that stand where none may stand, in words.

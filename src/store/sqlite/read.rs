@@ -24,6 +24,8 @@ pub(super) fn count(connection: &Connection, sql: &str) -> Result<u64, StoreErro
 
 pub(super) fn rows(connection: &Connection, sequences: &[u64]) -> Result<Vec<Row>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM entry WHERE sequence = ?1");
+    // One transaction, for each takes and gives back a lock; entries never change place, so it changes nothing else.
+    let _at_once = connection.unchecked_transaction().map_err(unavailable)?;
     let mut statement = connection.prepare_cached(&sql).map_err(unavailable)?;
     let read = |sequence: &u64| {
         let row = statement.query_row([signed(*sequence)], |row| Ok(decode(row))).optional().map_err(unavailable)?;

@@ -32,7 +32,12 @@ impl Vault {
     /// Makes the document, and fills in what it was made of.
     pub(super) fn build(&self, kept: &mut KeptReport) -> Result<Document, VaultError> {
         let kind = kept.report;
-        let sections = if kind == ReportKind::Continuity { self.continuity(kept)? } else { self.folded(kept)? };
+        let sections = match kind {
+            ReportKind::Continuity => self.continuity(kept)?,
+            ReportKind::Users => self.all_users(kept)?,
+            ReportKind::Access => self.with_peers(kept)?,
+            _ => self.folded(kept)?,
+        };
         let title = match (&kept.parameters.actor, kind) {
             (Some(actor), ReportKind::Access) => format!("{} of {actor}", kind.title()),
             _ => kind.title().to_owned(),
@@ -40,21 +45,25 @@ impl Vault {
         Ok(Document { report: kind.name().to_owned(), title, made_at: kept.made_at, head: self.head(kept), sections })
     }
 
+    /// What one user did, and how that compares.
+    fn with_peers(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
+        let mut sections = self.folded(kept)?;
+        let peers = self.peers(kept.ledger_size, &kept.parameters)?;
+        // Behind the summary.
+        sections.splice(1..1, peers.section());
+        Ok(sections)
+    }
+
     fn folded(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
         let (kind, mut params) = (kept.report, kept.parameters.clone());
         if let Some(request) = params.accounting.as_mut().filter(|it| !it.protocols.is_empty()) {
             request.individuals = self.individuals(kept.ledger_size)?;
         }
-        let mut fold = kind.fold(&params).expect("every report but continuity has a fold");
+        let mut fold = kind.fold(&params).expect("the others were made elsewhere");
         let blind = self.settings.blind_patients;
         self.each_read(kept, &mut |row, meta| {
             let items = if kind.shows_values() { self.items_left(row, meta)? } else { Vec::new() };
-            // Blinded ids are opened where patients are listed, and only there.
-            let view = if !blind || kind == ReportKind::Users {
-                EntryView::new(meta, place(row), String::new(), 0, &[])
-            } else {
-                self.view(row)?
-            };
+            let view = if !blind { EntryView::new(meta, place(row), String::new(), 0, &[]) } else { self.view(row)? };
             if fold.add(&view, &items) {
                 return Ok(());
             }
@@ -93,7 +102,7 @@ impl Vault {
     }
 
     /// Calls `each` with every entry that the report is made of, oldest first, and counts them.
-    fn each_read(
+    pub(super) fn each_read(
         &self,
         kept: &mut KeptReport,
         each: &mut dyn FnMut(&Row, &Meta) -> Result<(), VaultError>,

@@ -11,8 +11,10 @@ use uuid::Uuid;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::seal;
 use crate::domain::action::{Action, Kind};
+use crate::domain::activity::{Deed, Gathering};
 use crate::domain::index::Terms;
 use crate::domain::meta::Meta;
+use crate::domain::time::Timestamp;
 use crate::ledger::hash::Hash;
 use crate::ledger::leaf::{Sequenced, entry_leaf};
 use crate::ledger::tree::{TILE_WIDTH, tile_root};
@@ -77,6 +79,8 @@ struct Check<'a> {
     /// An order-independent sum over dimension, key and position of all terms.
     index: u64,
     terms: Terms,
+    /// What a full segment is counted by.
+    deeds: Gathering,
     /// Records under each version and bucket.
     usage: BTreeMap<(u32, u32), i64>,
 }
@@ -101,8 +105,15 @@ pub(super) fn check(context: &Context, reader: &Reader, n: u64, range: Range<u64
         opened: 0,
         destroyed: 0,
     };
-    let mut check =
-        Check { context, out, expected: range.start, index: 0, terms: Terms::default(), usage: BTreeMap::new() };
+    let mut check = Check {
+        context,
+        out,
+        expected: range.start,
+        index: 0,
+        terms: Terms::default(),
+        deeds: Gathering::default(),
+        usage: BTreeMap::new(),
+    };
     for from in range.clone().step_by(PIECE) {
         let to = range.end.min(from + PIECE as u64);
         let read = reader.scan(from..to, &mut |sequence, row| check.row(sequence, row));
@@ -208,7 +219,9 @@ impl Check<'_> {
         }
         self.out.seals.push(seal_leaf(meta.id, row.sealed));
         let within = u16::try_from(row.sequence % SEGMENT).expect("a position within a segment has 16 bits");
-        for term in self.terms.of(meta) {
+        let terms = self.terms.of(meta);
+        self.deeds.add(&Deed::of(meta, terms), Timestamp(row.received_at), within);
+        for term in terms {
             self.index = self.index.wrapping_add(posting(secret, term.dimension as u8, term.key, within));
         }
         if let Some(keyring) = &self.context.keyring {
@@ -296,8 +309,21 @@ impl Check<'_> {
             Ok(false) => return Ok(()),
             Ok(true) if !full => ("none, the segment is not full", "one".to_owned()),
             Ok(true) if sum != self.index => ("the terms of its entries", "others".to_owned()),
-            Ok(true) => return Ok(()),
+            Ok(true) => return self.activity(reader, n),
             Err(StoreError::Corrupt(what)) => ("a readable index", what),
+            Err(error) => return Err(error),
+        };
+        self.out.findings.find("index_differs", Some(n * SEGMENT), place, expected, found);
+        Ok(())
+    }
+
+    /// The stored activity of a full segment must be the one its entries give.
+    fn activity(&mut self, reader: &Reader, n: u64) -> Result<(), StoreError> {
+        let place = format!("activity of segment {n}");
+        let (expected, found) = match reader.activity(n) {
+            Ok(Some(stored)) if stored == std::mem::take(&mut self.deeds).finish(u32::MAX) => return Ok(()),
+            Ok(_) => ("what its entries are counted by", "something else".to_owned()),
+            Err(StoreError::Corrupt(what)) => ("a readable activity", what),
             Err(error) => return Err(error),
         };
         self.out.findings.find("index_differs", Some(n * SEGMENT), place, expected, found);

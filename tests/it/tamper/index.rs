@@ -1,5 +1,6 @@
 //! Tiles and the index exist only beyond one full segment (65,536 entries), so one large vault is made for them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use phivault::cli::local;
@@ -8,9 +9,11 @@ use phivault::domain::action::Action;
 use phivault::domain::caller::{Caller, Role};
 use phivault::domain::index::{Dimension, Term};
 use phivault::domain::json;
+use phivault::domain::time::Timestamp;
 use phivault::store::SEGMENT;
 use phivault::vault::Vault;
 use rusqlite::{Connection, params};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::app::{init, verify};
@@ -28,10 +31,11 @@ pub fn more_than_a_segment() -> TempDir {
     let unlock = local::unlock(&settings).unwrap();
     let caller = Caller { token_id: "t".into(), label: "ehr".into(), role: Role::Submitter };
     let line = |n: u64| {
-        let (actor, patient) = (n % 41, n % 307);
+        let (actor, patient, at) = (n % 41, n % 307, moment(n));
         let text = format!(
-            r#"{{"action":"read","actor":{{"id":"u{actor}"}},"patient":{{"id":"P{patient}"}},
+            r#"{{"action":"read","occurred_at":"{at}","actor":{{"id":"u{actor}","role":"role-{}"}},"patient":{{"id":"P{patient}"}},
                 "record":{{"type":"Condition","id":"c{}"}},"reason":{{"code":"TREAT"}}}}"#,
+            actor % 3,
             n % 1_009
         );
         json::parse::<phivault::domain::submission::Submission>(text.as_bytes())
@@ -53,6 +57,66 @@ pub fn more_than_a_segment() -> TempDir {
     assert_eq!(segments, 1, "the index of the full segment is finished");
     settle(folder.path());
     folder
+}
+
+/// When entry `n` happened: most in order, each seventh a week late.
+fn moment(n: u64) -> Timestamp {
+    let minutes = i64::try_from(n).unwrap() - if n.is_multiple_of(7) { 10_080 } else { 0 };
+    Timestamp::parse("2026-01-05T00:00:00Z").unwrap().plus_seconds(minutes * 60)
+}
+
+#[test]
+fn reports_over_closed_and_open_segments_count_every_entry_once() {
+    let folder = more_than_a_segment();
+    let settings = Settings::load(&folder.path().join("phivault.toml"), std::iter::empty()).unwrap();
+    let vault = local::open(&settings, &local::unlock(&settings).unwrap()).unwrap();
+    let officer = Caller { token_id: "t".into(), label: "officer".into(), role: Role::Officer };
+    let (from, to) = (moment(30_001), moment(60_001));
+    let ask = |report: &str, actor: Option<&str>| {
+        let text = json!({"report": report, "actor": actor, "from": from, "to": to, "reason": {"code": "HCOMPL"}});
+        let (kept, document) = vault.make_report(&officer, serde_json::from_value(text).unwrap()).unwrap();
+        (kept, serde_json::to_value(&document).unwrap())
+    };
+    let period = |n: &u64| (from..to).contains(&moment(*n));
+    let before = |n: &u64| (Timestamp(2 * from.0 - to.0)..from).contains(&moment(*n));
+    let all = || 0..SEGMENT + 600;
+    let (kept, users) = ask("users", None);
+    assert_eq!(kept.entries_covered, all().filter(period).count() as u64);
+    let rows = table(&users, "Users");
+    assert_eq!(rows.len(), 41);
+    for row in rows {
+        let user: u64 = row["user"].as_str().unwrap()[1..].parse().unwrap();
+        let own = || all().filter(|n| n % 41 == user);
+        let patients: BTreeSet<u64> = own().filter(period).map(|n| n % 307).collect();
+        let wanted = (own().filter(period).count(), own().filter(before).count(), patients.len());
+        assert_eq!(
+            (&row["entries"], &row["period_before"], &row["patients"]),
+            (&json!(wanted.0), &json!(wanted.1), &json!(wanted.2))
+        );
+        assert_eq!(row["role"], format!("role-{}", user % 3));
+    }
+    let (_, access) = ask("access", Some("u7"));
+    let figures = table(&access, "Compared with others of the same role");
+    let figure = |what: &str| figures.iter().find(|it| it["what"] == what).unwrap()["this_period"].clone();
+    let count = |user: u64| all().filter(|n| n % 41 == user).filter(period).count();
+    let mut others: Vec<_> = (0..41).filter(|it| it % 3 == 1 && *it != 7).map(count).collect();
+    others.sort_unstable();
+    assert_eq!(figure("entries of this user"), count(7));
+    assert_eq!(figure("other users of this role"), others.len());
+    assert_eq!(figure("their median"), others[others.len() / 2]);
+    // Made of the entries themselves, the same report comes out.
+    let again = vault.remake_report(&officer, kept.id).unwrap().1;
+    vault.stop().unwrap();
+    drop(vault);
+    edit(folder.path(), |db| assert_eq!(db.execute("DELETE FROM segment", []).unwrap(), 1));
+    let vault = local::open(&settings, &local::unlock(&settings).unwrap()).unwrap();
+    assert!(vault.remake_report(&officer, kept.id).unwrap().1 == again);
+    vault.stop().unwrap();
+}
+
+fn table<'a>(document: &'a Value, heading: &str) -> &'a [Value] {
+    let sections = document["sections"].as_array().unwrap();
+    sections.iter().find(|it| it["heading"] == heading).unwrap()["table"].as_array().unwrap()
 }
 
 /// Makes and revokes a token, and leaves it and its row from before with the vault.
@@ -166,6 +230,11 @@ fn index_cases(chunks: [i64; 3]) -> Vec<Case> {
         case("posting.chunk: a bit", found, first(), move |db| chunk(one).flip(db, 0)),
         case("posting.chunk: another's", found, first(), move |db| chunk(one).take(db, &chunk(other))),
         case("posting.chunk: swapped within a dimension", found, first(), move |db| chunk(one).swap(db, &chunk(other))),
+        case("posting.chunk: a bit of who is counted", found, first(), move |db| chunk(0xf0 << 16).flip(db, 40)),
+        case("posting.chunk: a bit of when is counted", found, first(), move |db| chunk(0xf1 << 16).flip(db, 0)),
+        case("posting.chunk: pieces of activity swapped", found, first(), move |db| {
+            chunk(0xf1 << 16).swap(db, &chunk((0xf1 << 16) + 1));
+        }),
         sql("posting.key", found, first(), format!("UPDATE posting SET key = {} WHERE key = {last}", last + 1)),
         sql("a chunk deleted", found, first(), format!("DELETE FROM posting WHERE key = {one}")),
         sql("the last chunk deleted", found, first(), format!("DELETE FROM posting WHERE key = {last}")),
