@@ -75,7 +75,7 @@ impl Gathering {
         let mut acts: Vec<(Box<[u8]>, u32)> = self.acts.into_iter().collect();
         acts.sort_unstable();
         let mut places = vec![0_usize; acts.len()];
-        let (mut heads, mut moments) = (vec![VERSION], Vec::new());
+        let (mut heads, mut moments, mut span) = (Vec::new(), Vec::new(), None);
         put_number(&mut heads, acts.len() as u64);
         for (place, (act, number)) in acts.iter().enumerate() {
             places[*number as usize] = place;
@@ -102,12 +102,19 @@ impl Gathering {
             for (place, run) in runs {
                 put_number(&mut heads, place as u64);
                 put_number(&mut heads, run.len() as u64);
-                put_signed(&mut heads, run[0].at);
-                put_number(&mut heads, run[run.len() - 1].at.abs_diff(run[0].at));
+                let (begin, end) = (run[0].at, run[run.len() - 1].at);
+                span = Some(span.map_or((begin, end), |it: (i64, i64)| (it.0.min(begin), it.1.max(end))));
+                put_signed(&mut heads, begin);
+                put_number(&mut heads, end.abs_diff(begin));
                 put_run(&mut moments, &run, acts[place].0[0] & PATIENT != 0);
             }
         }
-        Activity { heads, moments }
+        let (begin, end) = span.unwrap_or_default();
+        let mut front = vec![VERSION];
+        put_signed(&mut front, begin);
+        put_number(&mut front, end.abs_diff(begin));
+        front.append(&mut heads);
+        Activity { heads: front, moments }
     }
 }
 
@@ -181,15 +188,21 @@ pub type EachUser<'c, 'a> = &'c mut dyn FnMut(&'a str, &[Run<'a>]) -> Result<(),
 pub struct Malformed;
 
 impl Activity {
+    /// The first and the last time.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn span(&self) -> Result<(Timestamp, Timestamp), Malformed> {
+        take_span(&mut self.heads.as_slice())
+    }
+
     /// Calls `each` with every user and the user's runs, by rising name, until it fails.
     ///
     /// # Errors
     /// [`Malformed`].
     pub fn each_user<'a>(&'a self, each: EachUser<'_, 'a>) -> Result<(), Malformed> {
         let mut rest = self.heads.as_slice();
-        if take(&mut rest, 1)? != [VERSION] {
-            return Err(Malformed);
-        }
+        take_span(&mut rest)?;
         let mut acts = Vec::new();
         for _ in 0..take_number(&mut rest)? {
             acts.push(take_act(&mut rest)?);
@@ -240,6 +253,15 @@ impl Moments<'_> {
         }
         if at == run.last.0 { Ok(()) } else { Err(Malformed) }
     }
+}
+
+fn take_span(rest: &mut &[u8]) -> Result<(Timestamp, Timestamp), Malformed> {
+    if take(rest, 1)? != [VERSION] {
+        return Err(Malformed);
+    }
+    let first = take_signed(rest)?;
+    let last = first.checked_add_unsigned(take_number(rest)?).ok_or(Malformed)?;
+    Ok((Timestamp(first), Timestamp(last)))
 }
 
 fn take_act<'a>(rest: &mut &'a [u8]) -> Result<Act<'a>, Malformed> {

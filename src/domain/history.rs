@@ -36,6 +36,13 @@ pub struct Step {
     pub lost: Option<Lost>,
 }
 
+impl Step {
+    /// Whether the record begins with it: what was known of it before no longer holds.
+    pub fn begins(&self) -> bool {
+        matches!(self.action, Action::CREATE | Action::BASELINE)
+    }
+}
+
 /// One changed field.
 pub struct Change {
     /// Its name of now.
@@ -137,8 +144,7 @@ impl State {
     pub fn apply(&mut self, step: Step) {
         self.entries += 1;
         self.newest = self.newest.max(Some(step.sequence));
-        let begins = matches!(step.action, Action::CREATE | Action::BASELINE);
-        if begins {
+        if step.begins() {
             self.fields.clear();
         }
         if step.action == Action::DELETE {
@@ -200,50 +206,78 @@ impl<V: PartialEq> Continuity<V> {
     /// Takes in the next change. An absent old value says nothing, for many applications do not know it; what is there must be
     /// what the last change left.
     pub fn add(&mut self, step: &Step, of: impl Fn(&Phi) -> V) {
-        if step.lost.is_some() {
-            step.changes.iter().for_each(|it| drop(self.last.remove(&it.field)));
-            return;
-        }
-        if matches!(step.action, Action::CREATE | Action::BASELINE) {
-            self.last.clear();
-            self.deleted = false;
-        }
-        // Old values speak of before the entry, also where it names a field twice.
-        for change in &step.changes {
-            let old = change.old.as_ref().map(&of);
-            if let (Some(last), Some(old)) = (self.last.get(&change.field), old)
-                && (last.value.as_ref() != Some(&old) || (self.deleted && step.action != Action::RESTORE))
-            {
-                self.breaks.push(Break {
-                    field: change.field.clone(),
-                    entry: step.id,
-                    sequence: step.sequence,
-                    after: last.id,
-                    after_sequence: last.sequence,
-                });
+        let known = |value: Option<&Phi>| value.filter(|it| *it.expose() != Value::Null).map(&of);
+        // Values that are gone say nothing, but what was done still does.
+        if step.lost.is_none() {
+            let mut found: Vec<&str> = Vec::new();
+            for change in &step.changes {
+                // Old values speak of before the entry, also where it names a field twice.
+                let odd = self.last.get(&change.field).filter(|last| self.does_not_follow(step, change, last, &known));
+                if let Some(last) = odd.filter(|_| !found.contains(&change.field.as_str())) {
+                    found.push(&change.field);
+                    self.breaks.push(Break {
+                        field: change.field.clone(),
+                        entry: step.id,
+                        sequence: step.sequence,
+                        after: last.id,
+                        after_sequence: last.sequence,
+                    });
+                }
             }
         }
+        if step.begins() {
+            self.last.clear();
+        }
         for change in step.changes.iter().filter(|_| step.action != Action::DELETE) {
-            let value = change.new.as_ref().map(&of);
-            self.last.insert(change.field.clone(), Last { value, id: step.id, sequence: step.sequence });
+            if step.lost.is_some() {
+                self.last.remove(&change.field);
+                continue;
+            }
+            let last = Last { value: known(change.new.as_ref()), id: step.id, sequence: step.sequence };
+            self.last.insert(change.field.clone(), last);
         }
         self.deleted = step.action == Action::DELETE;
     }
+
+    /// Whether a change cannot follow what the trail last said of its field. A field that is null and one that is not there are
+    /// the same to many applications.
+    fn does_not_follow(
+        &self,
+        step: &Step,
+        change: &Change,
+        last: &Last<V>,
+        known: &impl Fn(Option<&Phi>) -> Option<V>,
+    ) -> bool {
+        match step.action {
+            // It was there: somebody deleted it outside the trail, or it was never made anew.
+            Action::CREATE => !self.deleted,
+            // What is found there is what it was, unless somebody changed it.
+            Action::BASELINE => !self.deleted && known(change.new.as_ref()) != last.value,
+            _ if change.old.is_none() => false,
+            action => known(change.old.as_ref()) != last.value || (self.deleted && action != Action::RESTORE),
+        }
+    }
 }
 
-/// A form of a value under which 7, 7.0 and 7e0 are the same: a database may write a number otherwise than the application.
+/// A form of a value under which 7, 7.0 and 7e0 are the same, also within lists and objects: a database may write a number otherwise
+/// than the application.
 pub fn comparable(value: &Phi) -> Vec<u8> {
-    let number = match value.expose() {
-        Value::Number(text) => text.parse::<f64>().ok(),
-        _ => None,
-    };
-    // Beyond 2^53 two numbers may share a double.
-    if let Some(number) = number.filter(|it| it.abs() < 9e15) {
-        return [b"number".as_slice(), &(number + 0.0).to_bits().to_be_bytes()].concat();
-    }
-    let mut bytes = b"value".to_vec();
-    super::canonical::put_value(&mut bytes, value.expose());
+    let mut bytes = Vec::new();
+    super::canonical::put_value(&mut bytes, &plain_numbers(value.expose()));
     bytes
+}
+
+fn plain_numbers(value: &Value) -> Value {
+    match value {
+        // Beyond 2^53 two numbers may share a double.
+        Value::Number(text) => match text.parse::<f64>() {
+            Ok(number) if number.abs() < 9e15 => Value::Number(format!("{:e}", number + 0.0)),
+            _ => value.clone(),
+        },
+        Value::Array(all) => Value::Array(all.iter().map(plain_numbers).collect()),
+        Value::Object(all) => Value::Object(all.iter().map(|(name, it)| (name.clone(), plain_numbers(it))).collect()),
+        _ => value.clone(),
+    }
 }
 
 /// One value of a field, for its timeline.
@@ -273,18 +307,27 @@ pub struct Point {
     pub lost: Option<Lost>,
 }
 
-impl Point {
-    /// The point that a change sets on a field's line, if it sets one.
-    pub fn of(step: Step, field: &str) -> Option<Self> {
-        let Step { sequence, id, at, actor, action, lost, changes, .. } = step;
-        let change = changes.into_iter().rfind(|it| it.field == field);
-        let value = match (action, change) {
-            (Action::DELETE, _) => None,
-            (_, Some(change)) => change.new,
-            (_, None) => return None,
-        };
+/// Follows one field through a record's changes.
+#[derive(Default)]
+pub struct Line {
+    record: State,
+}
+
+impl Line {
+    /// Takes in the next change; the point that it sets, if it names the field, or lets it come or go.
+    pub fn add(&mut self, step: Step, field: &str) -> Option<Point> {
+        let there = |record: &State| record.exists && record.fields.contains_key(field);
+        let (before, named) = (there(&self.record), step.changes.iter().any(|it| it.field == field));
+        let Step { sequence, id, at, action, .. } = step;
+        let (actor, lost) = (step.actor.clone(), step.lost.filter(|_| named));
+        self.record.apply(step);
+        let now = there(&self.record);
+        if before == now && (!named || action == Action::DELETE) {
+            return None;
+        }
+        let value = if now { self.record.fields[field].value.clone() } else { None };
         let number = value.as_ref().and_then(|it| as_number(it.expose()));
-        Some(Self { sequence, id, at, actor, action, value: value.map(Open::new), number, lost })
+        Some(Point { sequence, id, at, actor, action, value: value.map(Open::new), number, lost })
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::{Open, Revealed};
-use crate::domain::history::{Axis, Break, Continuity, Lost, Point, SetBy, State, comparable};
+use crate::domain::history::{Axis, Break, Continuity, Line, Lost, Point, SetBy, State, comparable};
 use crate::domain::query::{Filter, QueryIn};
 use crate::domain::submission::ReasonIn;
 
@@ -264,9 +264,9 @@ impl Vault {
         let look = self.begin_look(caller, asked)?;
         let places = self.places(&look.filter, self.store.size())?;
         let _room = self.room_for(&places)?;
-        let (mut points, mut seen) = (Vec::new(), Seen::default());
+        let (mut points, mut seen, mut line) = (Vec::new(), Seen::default(), Line::default());
         self.each_step(&places, AsOf { axis, ..AsOf::default() }, &mut seen, &mut |step| {
-            points.extend(Point::of(step, field));
+            points.extend(line.add(step, field));
             if points.len() > MAX_POINTS {
                 let detail = format!("This field has more than {MAX_POINTS} values.");
                 return Err(refused("", "too_large", detail));

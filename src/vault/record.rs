@@ -201,7 +201,15 @@ impl Vault {
             let (reply, answer) = oneshot::channel();
             // Ids of the vault's own entries are fresh, so there is nothing to look up and nobody to race with.
             let (looked_up_to, state, resealed) = (u64::MAX, state.clone(), Vec::new());
-            self.send(Message::Job(Job { entries, looked_up_to, state, resealed, reply, room: None }))?;
+            self.send(Message::Job(Job {
+                entries,
+                looked_up_to,
+                state,
+                resealed,
+                unchanged: None,
+                reply,
+                room: None,
+            }))?;
             // Else sealed under a key that is just being destroyed: once more, under the keys of now.
             if let Ok(receipts) = answer.blocking_recv().map_err(|_| VaultError::Unknown)? {
                 return Ok(receipts);

@@ -28,6 +28,7 @@ use super::record::{CheckedReason, Note};
 use super::standing::{STATE_DIGESTS, digest_of};
 
 mod build;
+mod continuity;
 mod counted;
 mod manifest;
 

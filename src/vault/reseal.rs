@@ -302,7 +302,8 @@ impl Resealer {
         let (reply, answer) = oneshot::channel();
         let entries = vec![prepare(&self.keys, meta, &items)];
         fault::point("records-ready");
-        let job = Job { entries, looked_up_to: u64::MAX, state: Vec::new(), resealed, reply, room: None };
+        let job =
+            Job { entries, looked_up_to: u64::MAX, state: Vec::new(), resealed, unchanged: None, reply, room: None };
         self.send(Message::Job(job))?;
         self.pending = Some(answer);
         Ok(done)

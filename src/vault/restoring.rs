@@ -6,30 +6,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
-use uuid::Uuid;
-
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
-use crate::domain::history::{Axis, SetBy, State};
 use crate::domain::rules::MAX_CHANGES;
 use crate::domain::submission::ReasonIn;
 
 use super::Vault;
 use super::approval::refused;
+use super::book;
 use super::error::VaultError;
 use super::history::RecordName;
 use super::record::{CheckedReason, Note};
 use super::standing::{STATE_DIGESTS, digest_of};
 use super::steps::{AsOf, Place, Seen};
-use super::{book, writer};
 
 mod confirm;
 mod plan;
+mod undo;
 
 pub use plan::{
     ConfirmIn, Origin, Plan, PlanConflict, PlanStage, PlanView, PlannedChange, PlannedField, RestoreIn, SetByView,
 };
-use plan::{Opened, Target, as_of_now, back_to, because, gone, is_open, origin, shown, target, view};
+use plan::{Opened, Target, as_of_now, back_to, because, is_open, shown, target};
 
 /// The kind of a plan's state row.
 pub(super) const KIND: &str = "restore";
@@ -50,7 +48,9 @@ impl Vault {
         let reason = self.reason(caller, Action::RESTORE_PLAN, asked.reason.unwrap_or_default())?;
         let filter = self.record_filter(&record.kind, &record.id)?;
         let places = self.places(&filter, self.store.size())?;
-        let base = places.iter().rfind(|it| it.done).ok_or(VaultError::NotFound)?.sequence;
+        let _room = self.room_for(&places)?;
+        let done = || places.iter().filter(|it| it.done);
+        let (Some(first), Some(base)) = (done().next(), done().next_back()) else { return Err(VaultError::NotFound) };
         let mut seen = Seen::default();
         let now = self.fold(&places, AsOf::default(), &mut seen)?;
         let (mut fields, conflicts, words) = match target {
@@ -72,12 +72,12 @@ impl Vault {
         let plan = Plan {
             id: format!("res-{}", hex::encode(crate::crypto::random::array::<8>())),
             // Whoever wrote to it later does not come to own it, nor to see what others wrote.
-            owner: super::search::decode(&self.row(places[0].sequence)?)?.source,
+            owner: super::search::decode(&self.row(first.sequence)?)?.source,
             record,
             target: words,
             stage: PlanStage::Pending,
             reason: reason.0.code.clone(),
-            base,
+            base: base.sequence,
             fields,
             conflicts,
             requested_by: caller.label.clone(),
@@ -122,7 +122,7 @@ impl Vault {
         if caller.role == Role::Submitter && plan.stage != PlanStage::Approved {
             return Err(refused("/id", "not_approved", "This plan is not approved, or its time is over."));
         }
-        let places = self.unmoved(&plan)?;
+        let places = self.unmoved(&plan, self.store.size())?;
         let changes = self.open_plan(&plan)?;
         let seen = self.seen_of(&plan, &places)?;
         let mut note = Note::new(caller, Action::RESTORE_PLAN, because(&plan));
@@ -171,7 +171,7 @@ impl Vault {
                     "Later entries changed every field of it again, so there is nothing to apply.",
                 ));
             }
-            self.unmoved(&plan)?;
+            self.unmoved(&plan, self.store.size())?;
         }
         let plan = Plan { stage: to, decided_by: Some(caller.label.clone()), ..plan };
         let places = self.places(&self.record_filter(&plan.record.kind, &plan.record.id)?, self.store.size())?;
@@ -195,93 +195,15 @@ impl Vault {
         plans.get(id).filter(theirs).cloned().ok_or(VaultError::NotFound)
     }
 
-    /// The record's changes, if there is none newer than the plan knows.
-    pub(super) fn unmoved(&self, plan: &Plan) -> Result<Vec<Place>, VaultError> {
-        let places = self.places(&self.record_filter(&plan.record.kind, &plan.record.id)?, self.store.size())?;
+    /// The record's changes among the first `size` entries, if there is none newer than the plan knows.
+    pub(super) fn unmoved(&self, plan: &Plan, size: u64) -> Result<Vec<Place>, VaultError> {
+        let places = self.places(&self.record_filter(&plan.record.kind, &plan.record.id)?, size)?;
         let newest = places.iter().rfind(|it| it.done).map(|it| it.sequence);
         let confirmed = plan.stage == PlanStage::Confirmed;
         if newest == Some(plan.base) || confirmed {
             return Ok(places);
         }
         Err(refused("/id", "moved_on", "The record was changed since the plan was made. Make a new plan."))
-    }
-
-    /// The fields that undoing one entry changes, and those that later entries changed again.
-    fn undo(
-        &self,
-        now: &State,
-        places: &[Place],
-        id: Uuid,
-        overwrite: bool,
-        seen: &mut Seen,
-    ) -> Result<(Vec<PlannedField>, Vec<PlanConflict>), VaultError> {
-        let unknown = || refused("/undo", "unknown_entry", "This is no change of this record that was done.");
-        let row = writer::find_id(&*self.store, id, 0..self.store.size())?.ok_or_else(unknown)?;
-        if !places.iter().any(|it| it.done && it.sequence == row.sequence) {
-            return Err(unknown());
-        }
-        let step = self.step(&row, seen)?;
-        // What was so before it happened.
-        let own = |it: &Place| it.sequence == row.sequence;
-        let place = places.iter().find(|it| own(it)).map(|it| Axis::Occurred.place(it.at, it.sequence));
-        let earlier: Vec<_> =
-            places.iter().filter(|it| Some(Axis::Occurred.place(it.at, it.sequence)) < place).copied().collect();
-        let then = self.fold(&earlier, AsOf::default(), seen)?;
-        if matches!(step.action, Action::CREATE | Action::BASELINE) {
-            return Err(refused(
-                "/undo",
-                "undo_create",
-                "To undo the making of a record is to delete it; its application does that.",
-            ));
-        }
-        if step.action == Action::DELETE {
-            return Ok((back_to(now, then)?, Vec::new()));
-        }
-        if step.lost.is_some() {
-            return Err(gone());
-        }
-        let (mut fields, mut conflicts) = (Vec::new(), Vec::new());
-        for change in &step.changes {
-            if fields.iter().any(|it: &PlannedField| it.field == change.field) {
-                continue;
-            }
-            let current = now.fields.get(&change.field).filter(|_| now.exists);
-            // Gone since: a later entry removed what this one set.
-            let removed =
-                if current.is_none() && change.new.is_some() { self.last_change(places, &change.field)? } else { None };
-            let later = current.map(|it| it.set_by.clone()).or(removed).filter(|it| it.id != id);
-            if let Some(later) = &later {
-                conflicts.push(PlanConflict {
-                    field: change.field.clone(),
-                    changed_by: view(later),
-                    overwritten: overwrite,
-                });
-                if !overwrite {
-                    continue;
-                }
-            }
-            let own = |before| Origin { entry: id, sequence: row.sequence, place: change.place, before };
-            let earlier = then.fields.get(&change.field);
-            if earlier.is_some_and(|it| it.lost.is_some()) && change.old.is_none() {
-                return Err(gone());
-            }
-            let to = if change.old.is_some() { Some(own(true)) } else { earlier.map(|it| origin(&it.set_by)) };
-            fields.push(PlannedField { field: change.field.clone(), from: current.map(|it| origin(&it.set_by)), to });
-        }
-        Ok((fields, conflicts))
-    }
-
-    /// The newest change of a field.
-    fn last_change(&self, places: &[Place], field: &str) -> Result<Option<SetBy>, VaultError> {
-        let mut last = None;
-        self.each_step(places, AsOf::default(), &mut Seen::default(), &mut |step| {
-            if let Some(change) = step.changes.iter().rfind(|it| it.field == field) {
-                let (id, sequence, at, actor) = (step.id, step.sequence, step.at, step.actor.clone());
-                last = Some(SetBy { id, sequence, at, actor, place: change.place });
-            }
-            Ok(())
-        })?;
-        Ok(last)
     }
 
     /// The values of a plan, opened where they stand.
@@ -306,8 +228,13 @@ impl Vault {
     /// The patients and the record that a plan is about, for the entry that records something of it.
     pub(super) fn seen_of(&self, plan: &Plan, places: &[Place]) -> Result<Seen, VaultError> {
         let mut seen = Seen::default();
-        let base = places.iter().rfind(|it| it.sequence <= plan.base).ok_or(VaultError::NotFound)?;
-        self.step(&self.row(base.sequence)?, &mut seen)?;
+        for it in places.iter().filter(|it| it.done && it.sequence <= plan.base) {
+            let row = self.row(it.sequence)?;
+            // Opened only where somebody new is named; the newest gives the record's name.
+            if it.sequence == plan.base || !seen.knows(&super::search::decode(&row)?) {
+                self.step(&row, &mut seen)?;
+            }
+        }
         Ok(seen)
     }
 

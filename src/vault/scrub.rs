@@ -116,7 +116,15 @@ impl Scrubber {
         meta.outcome = Outcome::Failure;
         let (reply, answer) = oneshot::channel();
         let entries = vec![prepare(&self.keys, meta, &[])];
-        let job = Job { entries, looked_up_to: u64::MAX, state: Vec::new(), resealed: Vec::new(), reply, room: None };
+        let job = Job {
+            entries,
+            looked_up_to: u64::MAX,
+            state: Vec::new(),
+            resealed: Vec::new(),
+            unchanged: None,
+            reply,
+            room: None,
+        };
         if self.queue.send(Message::Job(job)).is_ok() {
             drop(answer.blocking_recv());
         }

@@ -203,12 +203,17 @@ impl Vault {
 }
 
 impl Seen {
+    /// Whether it holds every patient that an entry names.
+    pub(super) fn knows(&self, meta: &Meta) -> bool {
+        meta.patients().all(|it| self.known.contains(&it))
+    }
+
     fn add(&mut self, meta: &Meta, items: &[Item]) {
         self.ids.push(meta.id);
         if self.record.is_none() {
             self.record = meta.record.as_ref().map(|it| Record::new(&it.kind, &it.id));
         }
-        if meta.patients().all(|it| self.known.contains(&it)) {
+        if self.knows(meta) {
             return;
         }
         let mut clear = meta.clone();

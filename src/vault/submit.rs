@@ -187,7 +187,15 @@ impl Vault {
         let bytes: usize = entries.iter().map(|it| 512 + it.bytes.len() + it.sealed.len()).sum();
         let room = Some(self.take_room(bytes.div_ceil(1024))?);
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Job(Job { entries, looked_up_to, state: Vec::new(), resealed: Vec::new(), reply, room }))?;
+        self.send(Message::Job(Job {
+            entries,
+            looked_up_to,
+            state: Vec::new(),
+            resealed: Vec::new(),
+            unchanged: None,
+            reply,
+            room,
+        }))?;
         Ok(answer)
     }
 

@@ -23,6 +23,7 @@ use crate::domain::entry::Receipt;
 use crate::domain::fields::marked;
 use crate::domain::index::{Dimension, Indexed, Term};
 use crate::domain::meta::{Actor, Context, Meta, Patient, Reason};
+use crate::domain::query::Filter;
 use crate::domain::rules::Item;
 use crate::domain::time::{Clock, Timestamp};
 use crate::ledger::hash::{Hash, leaf_hash};
@@ -66,6 +67,8 @@ pub(super) struct Job {
     /// Sealed records that are replaced in the same commit.
     pub(super) resealed: Vec<Resealed>,
     pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, Raced>>,
+    /// A record that must not have been changed since `looked_up_to`, or the job is not done.
+    pub(super) unchanged: Option<Box<Filter>>,
     /// Room in the queue, given back when the job is done.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
@@ -186,8 +189,9 @@ impl Writer {
             standing_changed: false,
         };
         let (mut taken, mut raced, mut state, mut resealed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for Job { entries, looked_up_to, state: rows, resealed: records, reply, room } in jobs {
-            if self.keys.bars(&entries) || self.has_known_id(&draft, &entries, looked_up_to)? {
+        for Job { entries, looked_up_to, state: rows, resealed: records, unchanged, reply, room } in jobs {
+            let moved = unchanged.is_some_and(|record| self.is_changed(&draft, &record, looked_up_to).unwrap_or(true));
+            if moved || self.keys.bars(&entries) || self.has_known_id(&draft, &entries, looked_up_to)? {
                 raced.push(reply);
                 continue;
             }
@@ -244,6 +248,18 @@ impl Writer {
             }
         }
         Ok(false)
+    }
+
+    /// Whether a record was changed from a position on, also within this batch.
+    fn is_changed(&self, draft: &Draft, record: &Filter, from: u64) -> Result<bool, StoreError> {
+        let is = |row: &Row| {
+            Meta::decode(&row.meta).is_ok_and(|meta| {
+                let done = meta.action.is_change() && meta.outcome == crate::domain::action::Outcome::Success;
+                done && record.matches(&meta, Timestamp(row.received_at))
+            })
+        };
+        let found = self.store.find(&record.terms(), from..self.store.size(), Order::OldestFirst, usize::MAX)?;
+        Ok(self.store.rows(&found.sequences)?.iter().chain(&draft.rows).any(is))
     }
 
     /// Gives an entry its place: position, time, the patient's chain, leaf.

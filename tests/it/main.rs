@@ -23,6 +23,7 @@ mod permissions;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod reports;
+mod restores;
 mod rotate;
 mod search;
 mod seeds;

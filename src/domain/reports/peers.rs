@@ -26,15 +26,7 @@ impl Peers {
     /// # Errors
     /// [`Malformed`].
     pub fn add_heads(&mut self, activity: &Activity) -> Result<bool, Malformed> {
-        let (mut first, mut last) = (None, None);
-        activity.each_user(&mut |_, runs| {
-            for run in runs {
-                first = first.min(Some(run.first)).or(Some(run.first));
-                last = last.max(Some(run.last));
-            }
-            Ok(())
-        })?;
-        let (Some(first), Some(last)) = (first, last) else { return Ok(true) };
+        let (first, last) = activity.span()?;
         let outside = self.params.from.is_some_and(|from| last < from) || self.params.to.is_some_and(|to| first >= to);
         if outside {
             return Ok(true);

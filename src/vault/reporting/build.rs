@@ -1,16 +1,13 @@
 //! From the parameters of a report to its document: which entries are read, and what stands at its head.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crypto::random;
-use crate::domain::action::Action;
-use crate::domain::document::{Cell, Document, Section};
+use crate::domain::document::{Document, Section};
 use crate::domain::entry::EntryView;
-use crate::domain::history::comparable;
 use crate::domain::meta::{Meta, Patient};
 use crate::domain::query::{Filter, QueryIn, TimeAxis};
 use crate::domain::reports::accounting::PROTOCOL;
-use crate::domain::reports::{MAX_ROWS, Params, ReportKind};
+use crate::domain::reports::{Params, ReportKind};
 use crate::domain::time::Timestamp;
 use crate::domain::value::Value;
 use crate::ledger::tree::Edge;
@@ -20,13 +17,10 @@ use super::super::Vault;
 use super::super::approval::refused;
 use super::super::error::VaultError;
 use super::super::search::{decode, place};
-use super::super::steps::Seen;
 use super::KeptReport;
 
 /// Entries fetched at a time.
 const FETCH: usize = 4_096;
-/// Fields that the check of continuity follows at a time; each takes about 80 bytes.
-const MAX_FIELDS: usize = 3_000_000;
 
 impl Vault {
     /// Makes the document, and fills in what it was made of.
@@ -47,8 +41,12 @@ impl Vault {
 
     /// What one user did, and how that compares.
     fn with_peers(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
-        let mut sections = self.folded(kept)?;
-        let peers = self.peers(kept.ledger_size, &kept.parameters)?;
+        let (bound, params) = (kept.ledger_size, kept.parameters.clone());
+        let (mut sections, peers) = std::thread::scope(|scope| {
+            let peers = scope.spawn(|| self.peers(bound, &params));
+            let sections = self.folded(kept)?;
+            Ok::<_, VaultError>((sections, peers.join().expect("counting does not panic")?))
+        })?;
         // Behind the summary.
         sections.splice(1..1, peers.section());
         Ok(sections)
@@ -159,93 +157,6 @@ impl Vault {
             (filter.from, filter.to) = (params.from, params.to);
         }
         Ok(filter)
-    }
-
-    /// Every record of which a change does not follow the one before. Values are compared by digests under a key of this run; what
-    /// seems to be broken in the order of receipt is looked at once more in the order in which things happened.
-    fn continuity(&self, kept: &mut KeptReport) -> Result<Vec<Section>, VaultError> {
-        let key = random::array::<32>();
-        let hash = |parts: &[&[u8]]| {
-            let digest = crate::crypto::mac::digest(&key, parts);
-            u128::from_be_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
-        };
-        let mut last: HashMap<u128, Option<u128>> = HashMap::new();
-        let (mut suspects, mut deleted): (BTreeSet<(String, String)>, BTreeSet<u128>) = Default::default();
-        let mut seen = Seen::default();
-        self.each_read(kept, &mut |row, meta| {
-            let Some(record) = meta.record.as_ref().filter(|_| meta.outcome == crate::domain::action::Outcome::Success)
-            else {
-                return Ok(());
-            };
-            let step = self.step(row, &mut seen)?;
-            seen = Seen::default();
-            let whole = hash(&[record.kind.as_bytes(), record.id.as_bytes()]);
-            for change in &step.changes {
-                let place = hash(&[record.kind.as_bytes(), record.id.as_bytes(), change.field.as_bytes()]);
-                let old = change.old.as_ref().map(|it| hash(&[&comparable(it)]));
-                let odd = matches!((last.get(&place), old), (Some(before), Some(old)) if *before != Some(old));
-                if (odd || step.lost.is_some() || deleted.contains(&whole)) && suspects.len() < MAX_ROWS {
-                    suspects.insert((record.kind.clone(), record.id.clone()));
-                }
-                last.insert(place, change.new.as_ref().map(|it| hash(&[&comparable(it)])));
-            }
-            if meta.action == Action::DELETE {
-                deleted.insert(whole)
-            } else {
-                deleted.remove(&whole)
-            };
-            if last.len() > MAX_FIELDS {
-                let detail = "There are too many records to check at once; name a record_type or a shorter period.";
-                return Err(refused("/record_type", "too_large", detail));
-            }
-            Ok(())
-        })?;
-        let params = kept.parameters.clone();
-        self.breaks_of(suspects, &params, kept.ledger_size)
-    }
-
-    fn breaks_of(
-        &self,
-        suspects: BTreeSet<(String, String)>,
-        params: &Params,
-        bound: u64,
-    ) -> Result<Vec<Section>, VaultError> {
-        let (mut rows, mut by_field) = (Vec::new(), BTreeMap::new());
-        for (kind, id) in suspects {
-            let record_id = Some(vec![id.clone()]);
-            let filter = Filter { record_type: Some(kind.clone()), record_id, ..Filter::default() };
-            let places = self.places(&filter, bound)?;
-            let (breaks, _) = self.breaks_among(&places)?;
-            let inside = |sequence| places.iter().any(|it| it.sequence == sequence && params.covers(it.at));
-            for it in breaks.into_iter().filter(|it| inside(it.sequence)) {
-                *by_field.entry(format!("{kind} {}", it.field)).or_insert(0_u64) += 1;
-                rows.push(vec![
-                    Cell::text(&kind),
-                    Cell::text(&id),
-                    Cell::text(it.field),
-                    Cell::text(it.entry.to_string()),
-                    Cell::Count(it.sequence),
-                    Cell::text(it.after.to_string()),
-                    Cell::Count(it.after_sequence),
-                ]);
-            }
-        }
-        rows.truncate(MAX_ROWS);
-        let mut summary = match rows.len() {
-            0 => "Every change follows the one before: nothing was changed outside the trail, as far as old values were given.".to_owned(),
-            n => format!("{n} changes do not follow the one before: somebody changed these fields outside the trail, or an entry is missing."),
-        };
-        if rows.len() == MAX_ROWS {
-            summary
-                .push_str(" There may be more: a report lists at most 20,000; name a record type or a shorter period.");
-        }
-        let fields = by_field.into_iter().map(|(field, count)| vec![Cell::text(field), Cell::Count(count)]).collect();
-        let columns = ["type", "record", "field", "entry", "position", "after entry", "after position"];
-        Ok(vec![
-            Section::text("In short", vec![summary]),
-            Section::table("By field", &["field", "breaks"], fields),
-            Section::table("Each", &columns, rows),
-        ])
     }
 
     /// What a report covers and what it rests on.
