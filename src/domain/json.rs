@@ -77,6 +77,13 @@ pub fn classify(pointer: &str, message: &str) -> Issue {
             "The value has the wrong type; expected a whole number, not negative.",
         );
     }
+    // What chrono says of a text that is no day.
+    if message.starts_with("input ")
+        || message.starts_with("premature end of input")
+        || message.starts_with("trailing input")
+    {
+        return Issue::new(pointer, "wrong_type", "This is no date such as 2026-11-24.");
+    }
     if message.contains("was not `true` or `false`") {
         return Issue::new(pointer, "wrong_type", "The value has the wrong type; expected true or false.");
     }

@@ -215,7 +215,12 @@ impl AccessFold {
 /// A cell of a CSV file that no spreadsheet takes for a formula (OWASP: CSV injection). A plain number, such as -100, is none.
 pub fn csv_cell(text: &str) -> String {
     let number = text.bytes().all(|it| it.is_ascii_digit() || b"+-.eE".contains(&it)) && text.parse::<f64>().is_ok();
-    if !number && text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+    // Also in full width, and behind a line break that a program may drop.
+    if !number && text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']) {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -224,7 +229,7 @@ mod tests {
 
     #[test]
     fn cells_that_a_spreadsheet_would_run_are_neutralised() {
-        for bad in ["=1+1", "+1+1", "-1-1", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "+", "-"] {
+        for bad in ["=1+1", "+1+1", "-1-1", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1", "+", "-"] {
             assert!(csv_cell(bad).starts_with('\''));
         }
         for good in ["dr_smith", "-100", "+1.5", "-1e3", ""] {

@@ -13,8 +13,8 @@ use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::document::Document;
 use crate::domain::meta::{Patient, Record};
 use crate::domain::query::QueryIn;
-use crate::domain::reports::accounting::Request;
-use crate::domain::reports::{Params, ReportKind};
+use crate::domain::reports::accounting::{Request, Suspension, suspended_until};
+use crate::domain::reports::{Params, ReportKind, Withheld};
 use crate::domain::rules::Item;
 use crate::domain::submission::{ReasonIn, object};
 use crate::domain::time::{Timestamp, parse_offset};
@@ -27,9 +27,11 @@ use super::error::VaultError;
 use super::record::{CheckedReason, Note};
 use super::standing::{STATE_DIGESTS, digest_of};
 
+mod again;
 mod build;
 mod continuity;
 mod counted;
+mod head;
 mod manifest;
 
 pub use manifest::{ReportChecked, check_report};
@@ -108,6 +110,12 @@ pub struct KeptReport {
     pub entries_root: String,
     /// SHA-256 of the report as JSON.
     pub sha256: String,
+    /// SHA-256 of what it says without its head: of the figures that the entries give.
+    #[serde(default)]
+    pub figures: String,
+    /// Positions of entries that were not what the ledger holds when they were read.
+    #[serde(default)]
+    pub altered: Vec<u64>,
 }
 
 pub(super) type Reports<'a> = MutexGuard<'a, BTreeMap<String, KeptReport>>;
@@ -130,6 +138,7 @@ impl Vault {
         let reason = self.reason(caller, Action::REPORT, asked.reason.clone().unwrap_or_default())?;
         let mut parameters = check(kind, asked)?;
         self.check_ids(&parameters)?;
+        self.complete(kind, &mut parameters)?;
         let _room = self.long_read()?;
         if self.read_reports().len() >= MAX_KEPT {
             return Err(refused("", "too_many", format!("A vault keeps at most {MAX_KEPT} reports.")));
@@ -152,11 +161,13 @@ impl Vault {
             entries_read: 0,
             entries_root: String::new(),
             sha256: String::new(),
+            figures: String::new(),
+            altered: Vec::new(),
         };
         let document = self.build(&mut kept)?;
         kept.sha256 = digest(&document);
         self.keep_report(caller, reason, &kept, &document)?;
-        Ok((kept, document))
+        Ok((told(caller, kept), document))
     }
 
     /// What a patient's token may ask for: the report about the patient, whatever else it names.
@@ -201,7 +212,7 @@ impl Vault {
         if digest(&document) != kept.sha256 {
             return Err(VaultError::Shredded(None));
         }
-        Ok((kept, document))
+        Ok((told(caller, kept), document))
     }
 
     /// The reports that are kept, newest first. Recorded, for their parameters name people.
@@ -212,12 +223,46 @@ impl Vault {
         self.allow(caller, Permission::Report, Action::REPORT)?;
         self.record(Note::new(caller, Action::REPORT, super::record::searching()))?;
         let mut all: Vec<_> = self.read_reports().values().cloned().collect();
-        if !caller.role.may(Permission::Reveal) {
-            // Who asked for a suspension is not metadata.
-            all.iter_mut().for_each(|it| it.parameters.accounting = None);
-        }
+        all = all.into_iter().map(|it| told(caller, it)).collect();
         all.sort_by_key(|it| std::cmp::Reverse((it.made_at, it.id)));
         Ok(all)
+    }
+
+    /// What an accounting, or a report for the person, takes from the accountings before: suspensions that were named go on until
+    /// they end, or until another accounting names others.
+    fn complete(&self, kind: ReportKind, params: &mut Params) -> Result<(), VaultError> {
+        if !matches!(kind, ReportKind::Disclosures | ReportKind::Patient) {
+            return Ok(());
+        }
+        let today = params.zone_day(self.clock.now());
+        let (mut suspensions, mut last) = (None, None);
+        let reports = self.read_reports();
+        let mut before: Vec<_> = reports.values().filter(|it| it.report == ReportKind::Disclosures).collect();
+        before.retain(|it| it.parameters.patient == params.patient);
+        before.sort_by_key(|it| (it.made_at, it.id));
+        for it in before {
+            let Some(request) = &it.parameters.accounting else { continue };
+            suspensions = request.suspensions.clone().or(suspensions);
+            last = if request.for_person { Some(it.parameters.zone_day(it.made_at)) } else { last };
+        }
+        if kind == ReportKind::Patient {
+            let in_force = |it: &Suspension| suspended_until(it, today).is_some();
+            let suspensions: Vec<_> = suspensions.into_iter().flatten().filter(in_force).collect();
+            params.withheld = (!suspensions.is_empty()).then_some(Withheld { suspensions, on: today });
+            return Ok(());
+        }
+        let request = params.accounting.get_or_insert_default();
+        if request.requested_on.is_some_and(|it| it > today) {
+            let detail =
+                "The day of the request (requested_on) is a date such as 2026-11-24, and not later than today.";
+            return Err(refused("/accounting/requested_on", "day_in_future", detail));
+        }
+        request.suspensions = request.suspensions.take().or(suspensions);
+        request.last_accounting = request.last_accounting.or(last);
+        let zone = Params { offset: params.offset, ..Params::default() };
+        request.since = request.since.or(params.from.map(|it| zone.zone_day(it)));
+        request.through = request.through.or(params.to.map(|it| zone.zone_day(Timestamp(it.0 - 1))));
+        Ok(())
     }
 
     pub(super) fn read_reports(&self) -> Reports<'_> {
@@ -299,12 +344,12 @@ impl Vault {
         let findings = self.counters.integrity_failures.load(Relaxed) + self.counters.untrusted_state.load(Relaxed);
         let last = self.counters.last_scrub.load(Relaxed);
         let passed = if last == 0 {
-            "not all entries and values were gone through since the vault started".to_owned()
+            "the check of all entries and values since the start is still under way".to_owned()
         } else {
             format!("all entries and values were gone through by {}", Timestamp(last))
         };
         match findings {
-            0 => format!("{passed}; nothing was found altered since the start"),
+            0 => format!("{passed}; nothing was found altered"),
             n => format!("{passed}; {n} findings since the start, see the integrity report"),
         }
     }
@@ -341,14 +386,24 @@ fn check(kind: ReportKind, asked: ReportIn) -> Result<Params, VaultError> {
     }
     let offset = parse_offset(asked.time_zone.as_deref().unwrap_or("Z"))
         .ok_or_else(|| refused("/time_zone", "zone_invalid", "The time zone is Z or an offset such as +02:00."))?;
-    let given = |name: &str| match name {
-        "actor" => asked.actor.is_some(),
-        "patient" => asked.patient.is_some(),
-        "record_type" => asked.record_type.is_some(),
-        _ => asked.field.is_some(),
-    };
-    if let Some(missing) = kind.required().iter().find(|it| !given(it)) {
-        return Err(refused(&format!("/{missing}"), "missing", "This report needs it."));
+    let given = [
+        ("actor", asked.actor.is_some()),
+        ("patient", asked.patient.is_some()),
+        ("record_type", asked.record_type.is_some()),
+        ("record_id", asked.record_id.is_some()),
+        ("field", asked.field.is_some()),
+        ("sort", asked.sort.is_some()),
+        ("accounting", asked.accounting.is_some()),
+    ];
+    if let Some(missing) = kind.required().iter().find(|it| !given.contains(&(**it, true))) {
+        let detail = format!("The report {} needs {missing}.", kind.name());
+        return Err(refused(&format!("/{missing}"), "missing", detail));
+    }
+    if let Some((more, _)) = given.iter().find(|it| it.1 && !kind.takes().contains(&it.0)) {
+        let takes = kind.takes().join(", ");
+        let takes = if takes.is_empty() { "only a period".to_owned() } else { takes };
+        let detail = format!("The report {} does not go by {more}. It takes: {takes}.", kind.name());
+        return Err(refused(&format!("/{more}"), "not_used", detail));
     }
     if let Some(sort) = &asked.sort
         && !crate::domain::reports::SORTS.contains(&sort.as_str())
@@ -361,7 +416,15 @@ fn check(kind: ReportKind, asked: ReportIn) -> Result<Params, VaultError> {
     }
     let ReportIn { actor, patient, record_type, record_id, field, sort, accounting, .. } = asked;
     let offset = offset.local_minus_utc();
-    Ok(Params { actor, patient, record_type, record_id, field, sort, from, to, offset, accounting })
+    Ok(Params { actor, patient, record_type, record_id, field, sort, from, to, offset, accounting, withheld: None })
+}
+
+/// A kept report as a caller may see it: who asked for a suspension is not metadata.
+fn told(caller: &Caller, kept: KeptReport) -> KeptReport {
+    if caller.role.may(Permission::Reveal) {
+        return kept;
+    }
+    KeptReport { parameters: kept.parameters.without_suspensions(), ..kept }
 }
 
 /// SHA-256 of a document as JSON.

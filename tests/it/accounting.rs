@@ -47,6 +47,10 @@ const CASES: &str = "
 2026-01-10 | 164.502(j)(1)         |          |     | hipaa  | told      | 164.502(j)          | a whistleblower
 2026-01-10 |                       | PUBHLTH  |     | hipaa  | told      | 164.512(b)          | public health by purpose
 2026-01-10 |                       | UNHEARD  |     | hipaa  | told      | 164.528(a)(1)       | leaving out what is unknown would be a guess
+2026-01-10 | 45 C.F.R. 164.512(f)  | TREAT    |     | hipaa  | told      | 164.512(f)          | the basis decides, with dots
+2026-01-10 | HIPAA 164.512(f)      | TREAT    |     | hipaa  | told      | 164.512(f)          | with a word before it
+2026-01-10 | 45 CFR Part 164.512   | TREAT    |     | hipaa  | told      | 164.512             | without its paragraph
+2026-01-10 | court order           | TREAT    |     | hipaa  | told      | 164.528(a)(1)       | a basis that cannot be read is no treatment
 2026-01-10 | by mistake            |          |     | hipaa  | told      | 164.528(a)(1)       | a disclosure that no rule permits
 2026-01-10 |                       | TREAT    |     | hitech | told      | 42 USC 17935(c)     | treatment through an electronic record
 2023-11-24 |                       | HPAYMT   |     | hitech | told      | 42 USC 17935(c)     | three years ago to the day
@@ -116,11 +120,18 @@ fn a_suspension_holds_for_its_time_and_only_for_oversight_and_law_enforcement() 
     ] {
         assert_eq!(suspended_until(&suspension(written, from, until), on), wanted.map(day), "{why}");
     }
-    let held = Request { suspensions: vec![suspension(true, "2026-11-01", Some("2027-05-01"))], ..request() };
+    let held = Request { suspensions: Some(vec![suspension(true, "2026-11-01", Some("2027-05-01"))]), ..request() };
     let is_suspended =
         |basis: &str| matches!(verdict(&disclosure("2026-01-10", basis), &held), Verdict::Suspended { .. });
     assert!(is_suspended("164.512(d)") && is_suspended("164.512(f)"));
     assert!(!is_suspended("164.512(b)"), "public health cannot be suspended");
+    // Judged on the day when the accounting is given, not on the day when it was asked for.
+    let given = |on: &str| Request { given_on: day(on), ..held.clone() };
+    let kept =
+        |on: &str| matches!(verdict(&disclosure("2026-01-10", "164.512(f)"), &given(on)), Verdict::Suspended { .. });
+    assert!(kept("2027-05-01") && !kept("2027-05-02"));
+    let written = Disclosure { recipient: "STATE-AGENCY".into(), ..disclosure("2026-01-10", "164.512(d)") };
+    assert!(matches!(verdict(&written, &held), Verdict::Suspended { .. }), "however it is written");
     let other = Disclosure { recipient: "Another Agency".into(), ..disclosure("2026-01-10", "164.512(d)") };
     assert_eq!(verdict(&other, &held), Verdict::Told { paragraph: "164.512(d)" });
 }

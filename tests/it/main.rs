@@ -30,4 +30,5 @@ mod seeds;
 mod synthea;
 mod tamper;
 mod tidy;
+mod truth;
 mod witness;

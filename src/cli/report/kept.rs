@@ -79,9 +79,14 @@ pub(super) struct Make {
     #[arg(long, value_name = "OFFSET", value_parser = parse_zone, default_value = "Z", allow_hyphen_values = true)]
     time_zone: FixedOffset,
 
-    /// For disclosures: a JSON file with requested_on, variant, since, suspensions, extension, last_accounting, office
+    /// For disclosures: a JSON file with requested_on, variant, since, through, suspensions, extension, last_accounting, office,
+    /// for_person, protocols
     #[arg(long, value_name = "FILE")]
     accounting: Option<PathBuf>,
+
+    /// For disclosures: the copy that is given to the person, without what is suspended or was left out
+    #[arg(long)]
+    for_person: bool,
 
     #[command(flatten)]
     file: ToFile,
@@ -177,6 +182,9 @@ async fn make(args: Make) -> anyhow::Result<()> {
         let value: Value = serde_json::from_str(&file).with_context(|| format!("{} is no JSON", path.display()))?;
         body["accounting"] = value;
     }
+    if args.for_person {
+        body["accounting"]["for_person"] = json!(true);
+    }
     let answer = args.because.send(&["v1", "reports"], &body).await?;
     args.because.show(&answer, made)?;
     let client = Client::connect(&args.because.connect)?;
@@ -186,10 +194,16 @@ async fn make(args: Make) -> anyhow::Result<()> {
 
 fn made(answer: &Value) -> String {
     format!(
-        "Report {} covers {} entries; the ledger held {}.\nIt is kept: phivault report get {}",
+        "Report {} looked at {} entries, {} of them in its period; the ledger held {}.\n{}It is kept: phivault report get {}",
         text(&answer["id"]),
+        answer["entries_read"],
         answer["entries_covered"],
         answer["ledger_size"],
+        if answer["entries_read"] == 0 {
+            "ATTENTION: no entry is about this. Is everything written as the applications write it?\n"
+        } else {
+            ""
+        },
         text(&answer["id"])
     )
 }
@@ -239,6 +253,7 @@ fn overview(answer: &Value) -> String {
                 text(&it["id"]),
                 text(&it["report"]),
                 terminal::escape(&about.join(" ")),
+                period(params),
                 moment(&text(&it["made_at"]), None),
                 text(&it["made_by"]),
                 it["entries_covered"].to_string(),
@@ -248,5 +263,11 @@ fn overview(answer: &Value) -> String {
     if rows.is_empty() {
         return "No report was kept yet: phivault report make".into();
     }
-    terminal::table(&["ID", "REPORT", "ABOUT", "MADE", "BY", "ENTRIES"], &rows, &[0])
+    terminal::table(&["ID", "REPORT", "ABOUT", "PERIOD", "MADE", "BY", "ENTRIES"], &rows, &[0])
+}
+
+/// From and to, as days.
+fn period(params: &Value) -> String {
+    let day = |name: &str| params[name].as_str().and_then(|it| it.get(..10)).unwrap_or("").to_owned();
+    format!("{} to {}", day("from"), day("to"))
 }

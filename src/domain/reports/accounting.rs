@@ -21,6 +21,8 @@ pub use purposes::verdict;
 
 /// Where the research protocol of a disclosure stands among its sealed values.
 pub const PROTOCOL: &str = "disclosure/protocol";
+/// The paragraph of research without an authorization.
+pub const RESEARCH: &str = "164.512(i)";
 /// The largest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// People from whom on disclosures under one protocol may be told as a whole (b)(4)(i).
@@ -75,22 +77,22 @@ pub struct Protocol {
 }
 
 /// What the accounting is asked for.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// The day the person asked.
-    pub requested_on: NaiveDate,
+    /// The day the person asked; the day of the accounting if it is not said.
+    pub requested_on: Option<NaiveDate>,
     /// Which rules hold.
     #[serde(default)]
     pub variant: Variant,
     /// Only since this day, if the person asked for a shorter time (a)(3).
     pub since: Option<NaiveDate>,
-    /// Suspensions in force or past.
-    #[serde(default)]
-    pub suspensions: Vec<Suspension>,
+    /// Suspensions in force or past; if absent, those of the accounting of this person before.
+    pub suspensions: Option<Vec<Suspension>>,
     /// Why more time is needed, if the extension of (c)(1)(ii) is used; the person must have been told so within 60 days.
     pub extension: Option<String>,
-    /// The day of the accounting before, if there was one: the first in twelve months is free (c)(2).
+    /// The day of the accounting before: the first in twelve months is free (c)(2). If absent, the last one that this vault made
+    /// to be given to the person.
     pub last_accounting: Option<NaiveDate>,
     /// Who is responsible for receiving and processing requests (d)(3).
     pub office: Option<String>,
@@ -103,6 +105,11 @@ pub struct Request {
     /// People whose records were disclosed under each protocol, counted by the vault.
     #[serde(skip)]
     pub individuals: std::collections::BTreeMap<String, u64>,
+    /// The day on which the accounting is made, and so given.
+    #[serde(skip)]
+    pub given_on: NaiveDate,
+    /// The last day that it covers, if not the day of the request.
+    pub through: Option<NaiveDate>,
 }
 
 /// A disclosure, as the trail holds it.
@@ -132,6 +139,44 @@ pub struct Disclosure {
     pub entry: uuid::Uuid,
 }
 
+impl Disclosure {
+    /// What an entry says of one.
+    pub fn of(entry: &EntryView, items: &[Item], params: &Params) -> Self {
+        let text = |path: &str| match items.iter().find(|it| it.path == path)?.value.expose() {
+            Value::String(text) => Some(text.clone()),
+            _ => None,
+        };
+        let at = time_of(entry);
+        Self {
+            on: at.at_offset(params.zone()).date_naive(),
+            at,
+            purpose: entry.reason.standard.clone().unwrap_or_else(|| entry.reason.code.clone()),
+            basis: entry.disclosure_basis.clone(),
+            sensitivity: entry.sensitivity.clone(),
+            recipient: text("disclosure/recipient/name").unwrap_or_else(|| "(disposed of)".into()),
+            address: text("disclosure/recipient/address"),
+            description: text("disclosure/description"),
+            statement: text("note"),
+            protocol: text(PROTOCOL),
+            entry: entry.id,
+        }
+    }
+
+    /// Until when the person is not told of it because of one of these suspensions, and whose it is.
+    pub fn suspended<'a>(&self, suspensions: &'a [Suspension], on: NaiveDate) -> Option<(NaiveDate, &'a Suspension)> {
+        purposes::suspended(self, suspensions, on)
+    }
+}
+
+impl Suspension {
+    /// Whether a recipient is this agency, however the two are written: F.B.I. is the FBI.
+    pub fn is(&self, recipient: &str) -> bool {
+        let plain =
+            |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+        plain(&self.agency) == plain(recipient)
+    }
+}
+
 /// What becomes of a disclosure.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Verdict {
@@ -158,7 +203,7 @@ pub enum Verdict {
 
 /// The first day that an accounting covers: this many years before the request, or later if the person asked so.
 pub fn looks_back_to(request: &Request, years: i32) -> NaiveDate {
-    let day = request.requested_on;
+    let day = request.asked_on();
     // A request on 29 February looks back to 28 February of a common year.
     let begin = NaiveDate::from_ymd_opt(day.year() - years, day.month(), day.day())
         .or_else(|| NaiveDate::from_ymd_opt(day.year() - years, day.month(), 28))
@@ -169,15 +214,15 @@ pub fn looks_back_to(request: &Request, years: i32) -> NaiveDate {
 /// The day by which the accounting must be given (c)(1): 60 days, and at most 30 more with a statement of the reasons.
 pub fn due(request: &Request) -> NaiveDate {
     let days = if request.extension.is_some() { 90 } else { 60 };
-    request.requested_on + chrono::Days::new(days)
+    request.asked_on() + chrono::Days::new(days)
 }
 
 /// Whether this accounting is free (c)(2)(i): the first in any twelve months.
 pub fn is_free(request: &Request) -> bool {
-    request.last_accounting.is_none_or(|last| last + chrono::Months::new(12) <= request.requested_on)
+    request.last_accounting.is_none_or(|last| last + chrono::Months::new(12) <= request.asked_on())
 }
 
-/// Whether a suspension holds on the day of the request, and until when. An oral statement holds 30 days at most (a)(2)(ii)(C).
+/// Whether a suspension holds on the day when the accounting is given, and until when. An oral statement holds 30 days at most (a)(2)(ii)(C).
 pub fn suspended_until(suspension: &Suspension, on: NaiveDate) -> Option<NaiveDate> {
     let until = match (suspension.written, suspension.until) {
         (true, Some(until)) => until,
@@ -199,8 +244,7 @@ pub(super) struct AccountingFold {
 
 impl AccountingFold {
     pub(super) fn new(params: &Params) -> Self {
-        let today = params.to.unwrap_or_default().to_utc().date_naive();
-        let request = params.accounting.clone().unwrap_or_else(|| Request::on(today));
+        let request = params.accounting.clone().unwrap_or_default();
         Self { params: params.clone(), request, all: Vec::new() }
     }
 }
@@ -208,9 +252,9 @@ impl AccountingFold {
 impl Request {
     /// What is wrong with it.
     pub fn problem(&self) -> Option<&'static str> {
-        let suspended = self.suspensions.iter().flat_map(|it| [Some(it.from), it.until]);
+        let suspended = self.suspensions.iter().flatten().flat_map(|it| [Some(it.from), it.until]);
         let mut days =
-            [Some(self.requested_on), self.since, self.last_accounting].into_iter().chain(suspended).flatten();
+            [self.requested_on, self.since, self.through, self.last_accounting].into_iter().chain(suspended).flatten();
         if !days.all(|day| (1900..=2200).contains(&day.year())) {
             return Some("A day in it is not in the years 1900 to 2200.");
         }
@@ -218,20 +262,19 @@ impl Request {
         (size > MAX_REQUEST_BYTES).then_some("It is larger than 64 KiB.")
     }
 
-    /// A plain request of a day.
-    pub fn on(requested_on: NaiveDate) -> Self {
-        Self {
-            requested_on,
-            variant: Variant::Hipaa,
-            since: None,
-            suspensions: Vec::new(),
-            extension: None,
-            last_accounting: None,
-            office: None,
-            for_person: false,
-            protocols: Vec::new(),
-            individuals: std::collections::BTreeMap::new(),
-        }
+    /// A plain request of a day, answered on that day.
+    pub fn on(day: NaiveDate) -> Self {
+        Self { requested_on: Some(day), given_on: day, ..Self::default() }
+    }
+
+    /// The day the person asked.
+    pub fn asked_on(&self) -> NaiveDate {
+        self.requested_on.unwrap_or(self.given_on)
+    }
+
+    /// The last day that it covers.
+    pub fn last_day(&self) -> NaiveDate {
+        self.through.map_or(self.asked_on(), |it| it.min(self.asked_on()))
     }
 }
 
@@ -241,24 +284,7 @@ impl Fold for AccountingFold {
             // What failed or was refused was not disclosed.
             return true;
         }
-        let text = |path: &str| match items.iter().find(|it| it.path == path)?.value.expose() {
-            Value::String(text) => Some(text.clone()),
-            _ => None,
-        };
-        let at = time_of(entry);
-        self.all.push(Disclosure {
-            on: at.at_offset(self.params.zone()).date_naive(),
-            at,
-            purpose: entry.reason.standard.clone().unwrap_or_else(|| entry.reason.code.clone()),
-            basis: entry.disclosure_basis.clone(),
-            sensitivity: entry.sensitivity.clone(),
-            recipient: text("disclosure/recipient/name").unwrap_or_else(|| "(disposed of)".into()),
-            address: text("disclosure/recipient/address"),
-            description: text("disclosure/description"),
-            statement: text("note"),
-            protocol: text(PROTOCOL),
-            entry: entry.id,
-        });
+        self.all.push(Disclosure::of(entry, items, &self.params));
         self.all.len() <= super::MAX_ROWS
     }
 

@@ -11,6 +11,7 @@ use super::document::{Cell, Chart, Section};
 use super::entry::EntryView;
 use super::index::{Dimension, Term};
 use super::meta::Meta;
+use super::query::Filter;
 use super::rules::Item;
 use super::time::Timestamp;
 
@@ -85,6 +86,26 @@ pub struct Params {
     pub offset: i32,
     /// What an accounting of disclosures takes beside that.
     pub accounting: Option<accounting::Request>,
+    /// What a report for the person must not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Withheld>,
+}
+
+/// Disclosures that the person is not told of yet (45 CFR 164.528(a)(2)).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Withheld {
+    /// Because of these.
+    pub suspensions: Vec<accounting::Suspension>,
+    /// Judged on this day.
+    pub on: chrono::NaiveDate,
+}
+
+impl Withheld {
+    /// Whether an entry is one of them.
+    pub fn covers(&self, entry: &EntryView, items: &[Item], params: &Params) -> bool {
+        entry.action == Action::DISCLOSE
+            && accounting::Disclosure::of(entry, items, params).suspended(&self.suspensions, self.on).is_some()
+    }
 }
 
 impl Params {
@@ -98,6 +119,21 @@ impl Params {
         self.from.is_none_or(|from| time >= from) && self.to.is_none_or(|to| time < to)
     }
 
+    /// The day of a time in its zone.
+    pub fn zone_day(&self, time: Timestamp) -> chrono::NaiveDate {
+        time.at_offset(self.zone()).date_naive()
+    }
+
+    /// The same without what must not leave the office: who asked that a person is not told of something.
+    pub fn without_suspensions(&self) -> Self {
+        Self { accounting: None, withheld: None, ..self.clone() }
+    }
+
+    /// Whether this is a copy for the person, which does not say how many entries it was made of.
+    pub fn for_person(&self) -> bool {
+        self.withheld.is_some() || self.accounting.as_ref().is_some_and(|it| it.for_person)
+    }
+
     /// The period of the same length before.
     pub fn before(&self) -> Option<(Timestamp, Timestamp)> {
         let (from, to) = (self.from?, self.to?);
@@ -107,6 +143,9 @@ impl Params {
 
 /// From entries to sections.
 pub trait Fold {
+    /// Looks at an entry before all others are taken in, for folds that must know more; only entries that are break-the-glass come.
+    fn prepare(&mut self, _entry: &EntryView) {}
+
     /// Takes in one entry, oldest first by position; with its values if the report asks for them. `false`: the report would
     /// outgrow its bounds.
     #[must_use]
@@ -189,9 +228,51 @@ impl ReportKind {
         matches!(self, Self::Disclosures | Self::Values)
     }
 
-    /// Whether it looks at entries beyond its period: the one before, or reviews that came later.
-    pub fn looks_beyond(self) -> bool {
-        matches!(self, Self::Access | Self::Users | Self::BreakGlass | Self::Review | Self::Continuity)
+    /// The parameters that it takes beside period and time zone. What it would pass over is refused.
+    pub fn takes(self) -> &'static [&'static str] {
+        match self {
+            Self::Access => &["actor", "patient", "record_type", "record_id", "sort"],
+            Self::Users => &["patient", "record_type", "record_id"],
+            Self::Patient => &["patient", "actor", "record_type", "record_id"],
+            Self::Disclosures => &["patient", "accounting"],
+            Self::BreakGlass | Self::Review => &["actor", "patient", "record_type", "record_id"],
+            Self::Logins | Self::Reasons | Self::Privileged => &["actor"],
+            Self::Integrity => &[],
+            Self::Continuity => &["record_type", "record_id"],
+            Self::Values => &["record_type", "record_id", "field", "actor", "patient"],
+        }
+    }
+
+    /// From when to when it looks at entries, by the time they happened. Some look beyond their period: at the one before, at
+    /// reviews that came later, at failures just before.
+    pub fn reach(self, params: &Params) -> (Option<Timestamp>, Option<Timestamp>) {
+        match self {
+            Self::Access | Self::Users | Self::Disclosures | Self::BreakGlass | Self::Review | Self::Continuity => {
+                (None, None)
+            }
+            Self::Logins => (params.from.map(|it| it.plus_seconds(-3_600)), params.to),
+            _ => (params.from, params.to),
+        }
+    }
+
+    /// Whether it reads reviews, whoever made them and of whatever record.
+    pub fn reads_reviews(self) -> bool {
+        matches!(self, Self::BreakGlass | Self::Review)
+    }
+
+    /// Whether an entry belongs to what it is made of, by a filter that [`ReportKind::reach`] bounds.
+    pub fn belongs(self, meta: &Meta, filter: &Filter, received: Timestamp) -> bool {
+        let review = self.reads_reviews() && meta.action == Action::REVIEW;
+        self.counts(meta) && (review || filter.matches(meta, received))
+    }
+
+    /// Whether its figures can be worked out again without keys, from a database in which patient ids stand in clear or not.
+    pub fn is_plain(self, blind: bool) -> bool {
+        match self {
+            Self::Users | Self::Logins | Self::Reasons => true,
+            Self::Disclosures | Self::Values | Self::Continuity => false,
+            _ => !blind,
+        }
     }
 
     /// Terms of which an entry must have one each; an empty list reads all entries.
@@ -207,7 +288,7 @@ impl ReportKind {
     }
 
     /// Whether it counts an entry that meets the filter.
-    pub fn counts(self, meta: &Meta) -> bool {
+    fn counts(self, meta: &Meta) -> bool {
         match self {
             Self::Disclosures => meta.action == Action::DISCLOSE,
             Self::Logins => [Action::LOGIN, Action::LOGOUT, Action::LOGIN_FAILED].contains(&meta.action),
@@ -226,7 +307,7 @@ impl ReportKind {
             Self::Disclosures => Box::new(accounting::AccountingFold::new(params)),
             Self::BreakGlass => Box::new(glass::GlassFold::new(params)),
             Self::Review => Box::new(review::ReviewFold::new(params)),
-            Self::Logins => Box::new(logins::LoginsFold::default()),
+            Self::Logins => Box::new(logins::LoginsFold::new(params)),
             Self::Reasons => Box::new(reasons::ReasonsFold::default()),
             Self::Privileged => Box::new(privileged::PrivilegedFold::default()),
             Self::Integrity => Box::new(privileged::IntegrityFold::default()),
@@ -241,10 +322,18 @@ fn time_of(entry: &EntryView) -> Timestamp {
     entry.occurred_at.unwrap_or(entry.received_at)
 }
 
-/// The middle one of some figures; of an even number the higher of the two in the middle.
-fn median(all: &mut [u64]) -> u64 {
+/// The middle one of some figures; of an even number the mean of the two in the middle.
+fn median(all: &mut [u64]) -> Cell {
     all.sort_unstable();
-    all.get(all.len() / 2).copied().unwrap_or(0)
+    let middle = all.len() / 2;
+    match all.len() {
+        0 => Cell::None,
+        n if n % 2 == 1 || all[middle - 1] == all[middle] => Cell::Count(all[middle]),
+        _ => {
+            let twice = all[middle - 1] + all[middle];
+            if twice.is_multiple_of(2) { Cell::Count(twice / 2) } else { Cell::Decimal(format!("{}.5", twice / 2)) }
+        }
+    }
 }
 
 /// Counts by name, the most frequent first.
@@ -310,20 +399,25 @@ impl Times {
         self.days.iter_mut().zip(&other.days).chain(week).for_each(|(mine, theirs)| *mine += theirs);
     }
 
-    /// The charts; days become months when there are many.
+    /// The charts; days become months when there are many. Days without entries stand there too, for a gap is a finding.
     fn sections(self) -> Vec<Section> {
-        let named = |(day, n): (i64, u64)| (Timestamp(day * 24 * HOUR).to_utc().format("%Y-%m-%d").to_string(), n);
-        let days = (FIRST_DAY..).zip(self.days).filter(|it| it.1 > 0);
-        let mut counts: BTreeMap<_, _> = days.map(named).collect();
-        if counts.len() > 62 {
-            let mut months = BTreeMap::new();
-            for (day, n) in counts {
-                *months.entry(day[..7].to_owned()).or_insert(0) += n;
+        let number = |n: usize| FIRST_DAY + i64::try_from(n).expect("there are fewer days");
+        let named = |day: i64| Timestamp(day * 24 * HOUR).to_utc().format("%Y-%m-%d").to_string();
+        let (first, last) = (self.days.iter().position(|it| *it > 0), self.days.iter().rposition(|it| *it > 0));
+        let (Some(first), Some(last)) = (first, last) else {
+            return vec![Section::text("Over time", vec!["There are no entries in the period.".to_owned()])];
+        };
+        let mut counts: Vec<(String, u64)> = Vec::new();
+        for (n, count) in self.days.iter().enumerate().take(last + 1).skip(first) {
+            let day = named(number(n));
+            let label = if last - first < 62 { &day } else { &day[..7] };
+            match counts.last_mut() {
+                Some((name, sum)) if name == label => *sum += count,
+                _ => counts.push((label.to_owned(), *count)),
             }
-            counts = months;
         }
         vec![
-            Section::chart("Over time", Chart::Columns { counts: counts.into_iter().collect() }),
+            Section::chart("Over time", Chart::Columns { counts }),
             Section::chart("By weekday and hour", Chart::Week { counts: self.week }),
         ]
     }

@@ -14,6 +14,7 @@ pub(super) struct PatientFold {
     whys: BTreeMap<String, u64>,
     rows: Rows,
     of_the_vault: u64,
+    in_vain: u64,
 }
 
 impl PatientFold {
@@ -24,6 +25,7 @@ impl PatientFold {
             whys: BTreeMap::new(),
             rows: Rows::new(&["when", "who", "role", "what", "which part", "why"]),
             of_the_vault: 0,
+            in_vain: 0,
         }
     }
 }
@@ -35,10 +37,14 @@ impl Fold for PatientFold {
             self.of_the_vault += 1;
             return true;
         }
-        self.times.add(time);
-        count(&mut self.people, &entry.actor.id);
         let why = why(entry);
-        count(&mut self.whys, &why);
+        if entry.outcome == Outcome::Success {
+            self.times.add(time);
+            count(&mut self.people, &entry.actor.id);
+            count(&mut self.whys, &why);
+        } else {
+            self.in_vain += 1;
+        }
         let part = entry.category.clone().or_else(|| entry.record.as_ref().map(|it| it.kind.clone()));
         self.rows.push(vec![
             Cell::Time(time),
@@ -61,6 +67,11 @@ impl Fold for PatientFold {
                 plural(times, "time", "times")
             )],
         );
+        if self.in_vain > 0 {
+            let tried = plural(self.in_vain, "try", "tries");
+            summary =
+                summary.with_text(format!("{tried} failed or were refused; they are listed below and not counted."));
+        }
         if self.of_the_vault > 0 {
             let count = plural(self.of_the_vault, "search or report", "searches and reports");
             summary = summary
@@ -105,7 +116,16 @@ fn what(entry: &EntryView) -> String {
 
 fn why(entry: &EntryView) -> String {
     let code = entry.reason.standard.as_deref().unwrap_or(&entry.reason.code);
-    let words = match code {
+    let Some(words) = words(code) else { return format!("reason {}", entry.reason.code) };
+    if entry.reason.break_glass && words != "in an emergency" {
+        return format!("{words}, breaking the glass");
+    }
+    words.to_owned()
+}
+
+/// A purpose of use as one would tell it to the person.
+pub(super) fn words(code: &str) -> Option<&'static str> {
+    Some(match code {
         "TREAT" | "CLINTRL" | "CAREMGT" | "COC" | "COORDCARE" => "to treat you",
         "ETREAT" | "BTG" | "ERTREAT" => "in an emergency",
         "HPAYMT" | "CLMATTCH" | "COVAUTH" | "COVERAGE" | "ELIGDTRM" | "ELIGVER" | "ENROLLM" | "REMITADV" | "PMTDS" => {
@@ -116,10 +136,8 @@ fn why(entry: &EntryView) -> String {
         "PUBHLTH" | "HPRO" => "for public health",
         "PATRQT" | "FAMRQT" | "PWATRNY" | "SUPNWK" => "because you or your family asked",
         "HLEGAL" => "for a legal matter",
-        _ => return format!("reason {}", entry.reason.code),
-    };
-    if entry.reason.break_glass && words != "in an emergency" {
-        return format!("{words}, breaking the glass");
-    }
-    words.to_owned()
+        "THREAT" => "because of a threat",
+        "LAW" => "for law enforcement",
+        _ => return None,
+    })
 }

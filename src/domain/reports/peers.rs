@@ -92,7 +92,7 @@ impl Peers {
             figure("role acted in most", Cell::text(shown)),
             figure("entries of this user", Cell::Count(own)),
             figure("other users of this role", Cell::Count(count)),
-            figure("their median", if count > 0 { Cell::Count(median(&mut others)) } else { Cell::None }),
+            figure("their median", median(&mut others)),
             figure("their highest", most.map_or(Cell::None, Cell::Count)),
             figure("others with more entries", Cell::Count(more)),
         ];

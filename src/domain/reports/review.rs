@@ -36,7 +36,7 @@ pub(super) struct ReviewFold {
     params: Params,
     queue: Vec<(Uuid, Timestamp, Vec<Cell>)>,
     by_cause: BTreeMap<String, u64>,
-    reviews: BTreeMap<Uuid, Review>,
+    reviews: BTreeMap<Uuid, Vec<Review>>,
     newest: Timestamp,
     left_out: u64,
 }
@@ -71,7 +71,7 @@ impl Fold for ReviewFold {
     fn add(&mut self, entry: &EntryView, _: &[Item]) -> bool {
         self.newest = self.newest.max(entry.received_at);
         if entry.action == Action::REVIEW {
-            self.reviews.extend(reviews(entry));
+            reviews(entry).for_each(|(id, review)| self.reviews.entry(id).or_default().push(review));
             return true;
         }
         let time = time_of(entry);
@@ -114,15 +114,19 @@ impl Fold for ReviewFold {
             "reviewed by",
             "at",
             "outcome",
+            "before that",
         ]);
         let mut overdue = 0_u64;
         for (id, time, mut row) in self.queue {
-            match self.reviews.get(&id) {
-                Some(review) => {
+            match self.reviews.get(&id).map(Vec::as_slice) {
+                Some([earlier @ .., review]) => {
+                    let one = |it: &Review| format!("{} by {}", it.outcome, it.by);
+                    let before = earlier.iter().map(one).collect::<Vec<_>>().join(", ");
                     row.extend([Cell::text(&review.by), Cell::Time(review.at), Cell::text(&review.outcome)]);
+                    row.push(if before.is_empty() { Cell::None } else { Cell::text(before) });
                     done.push(row);
                 }
-                None => {
+                Some([]) | None => {
                     let due = time.plus_seconds(REVIEW_DAYS * 86_400);
                     let late = due < self.newest;
                     overdue += u64::from(late);

@@ -166,15 +166,15 @@ impl UsersFold {
         for user in self.users.values().filter(|it| it.total > 0) {
             by_role.entry(user.role()).or_default().push(user.total);
         }
-        let medians: BTreeMap<&str, u64> = by_role.iter_mut().map(|(role, all)| (*role, median(all))).collect();
+        let medians: BTreeMap<&str, Cell> = by_role.iter_mut().map(|(role, all)| (*role, median(all))).collect();
         let rows = self.users.iter().filter(|(_, it)| it.total > 0).map(|(id, user)| {
-            let median = medians.get(user.role()).copied().unwrap_or(0);
+            let median = medians.get(user.role()).cloned().unwrap_or(Cell::None);
             vec![
                 Cell::text(id),
                 Cell::text(user.role()),
                 Cell::Count(user.total),
                 Cell::Count(user.earlier),
-                Cell::Count(median),
+                median,
                 Cell::Count(user.patients.done as u64),
                 super::percent(user.notes, user.total),
                 Cell::Count(user.glass),
@@ -194,7 +194,8 @@ impl UsersFold {
             "break-glass",
             "failed or denied",
         ];
-        let mut out = vec![Section::table("Users", &columns, rows)];
+        let told = "Patients are told apart by their ids; blind ones by the id under each index key.";
+        let mut out = vec![Section::table("Users", &columns, rows).with_text(told)];
         out.push(Section::chart("By reason", Chart::Bars { counts: top(&self.by_reason, 12) }));
         out.extend(self.times.sections());
         out

@@ -1,6 +1,6 @@
 //! Counts and sums of a numeric field by day, with what was marked: what a daily report of a business is made of.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::super::document::{Cell, Chart, Section};
 use super::super::entry::EntryView;
@@ -12,8 +12,8 @@ use super::{Fold, Params, Rows, count, counts_table, time_of};
 /// More changes of one record than this within an hour are flagged.
 const BURST: usize = 5;
 const HOUR: i64 = 3_600_000_000;
-/// The most records that are watched for bursts.
-const MAX_RECORDS: usize = 1_000_000;
+/// The most changes that are looked at; each takes about 200 bytes.
+const MAX_CHANGES: usize = 1_000_000;
 
 pub(super) struct ValuesFold {
     params: Params,
@@ -21,7 +21,19 @@ pub(super) struct ValuesFold {
     kinds: BTreeMap<String, u64>,
     flags: BTreeMap<String, u64>,
     flagged: Rows,
-    recent: BTreeMap<String, VecDeque<Timestamp>>,
+    /// Changes of each record: when, and which of them.
+    changes: BTreeMap<String, Vec<(Timestamp, usize)>>,
+    all: Vec<One>,
+}
+
+/// One changed value.
+struct One {
+    at: Timestamp,
+    record: String,
+    actor: String,
+    value: Option<f64>,
+    flags: Vec<String>,
+    entry: uuid::Uuid,
 }
 
 #[derive(Default)]
@@ -39,18 +51,21 @@ impl ValuesFold {
             kinds: BTreeMap::new(),
             flags: BTreeMap::new(),
             flagged: Rows::new(&["when", "record", "who", "value", "flags", "entry"]),
-            recent: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            all: Vec::new(),
         }
     }
 
-    /// Whether this is one change too many of a record within an hour.
-    fn is_burst(&mut self, record: &str, time: Timestamp) -> bool {
-        let recent = self.recent.entry(record.to_owned()).or_default();
-        recent.push_back(time);
-        while recent.front().is_some_and(|it| time.0 - it.0 > HOUR) {
-            recent.pop_front();
+    /// Flags every change that is one too many of its record within an hour, by the time they happened.
+    fn flag_bursts(&mut self) {
+        for changes in self.changes.values_mut() {
+            changes.sort_unstable();
+            for (n, (time, one)) in changes.iter().enumerate().skip(BURST) {
+                if time.0 - changes[n - BURST].0.0 <= HOUR {
+                    self.all[*one].flags.push(format!("more than {BURST} in an hour"));
+                }
+            }
         }
-        recent.len() > BURST
     }
 }
 
@@ -60,42 +75,49 @@ impl Fold for ValuesFold {
         if entry.outcome != super::super::action::Outcome::Success {
             return true;
         }
-        let Some(place) = entry.fields.iter().position(|it| it == field) else { return true };
-        let path = format!("changes/{place:03}/new");
-        let value = items.iter().find(|it| it.path == path).and_then(|it| as_number(it.value.expose()));
-        let (time, record) = (time_of(entry), entry.record.as_ref().map_or_else(String::new, |it| it.id.clone()));
-        let mut flags: Vec<String> = entry.marks.clone();
-        if self.is_burst(&record, time) {
-            flags.push(format!("more than {BURST} in an hour"));
+        for (place, _) in entry.fields.iter().enumerate().filter(|(_, it)| *it == field) {
+            let path = format!("changes/{place:03}/new");
+            let value = items.iter().find(|it| it.path == path).and_then(|it| as_number(it.value.expose()));
+            let (at, record) = (time_of(entry), entry.record.as_ref().map_or_else(String::new, |it| it.id.clone()));
+            count(&mut self.kinds, entry.category.as_deref().unwrap_or_else(|| entry.action.name()));
+            self.changes.entry(record.clone()).or_default().push((at, self.all.len()));
+            let (actor, flags) = (entry.actor.id.clone(), entry.marks.clone());
+            self.all.push(One { at, record, actor, value, flags, entry: entry.id });
         }
-        let day = time.at_offset(self.params.zone()).format("%Y-%m-%d").to_string();
-        let day = self.days.entry(day).or_default();
-        day.entries += 1;
-        day.sum += value.map_or(0.0, f64::abs);
-        day.flagged += u64::from(!flags.is_empty());
-        count(&mut self.kinds, entry.category.as_deref().unwrap_or_else(|| entry.action.name()));
-        for flag in &flags {
-            count(&mut self.flags, flag.split(':').next().unwrap_or(flag));
-        }
-        if !flags.is_empty() {
-            self.flagged.push(vec![
-                Cell::Time(time),
-                Cell::text(record),
-                Cell::text(&entry.actor.id),
-                value.map_or(Cell::None, |it| Cell::Decimal(it.to_string())),
-                Cell::text(flags.join(", ")),
-                Cell::text(entry.id.to_string()),
-            ]);
-        }
-        self.recent.len() <= MAX_RECORDS
+        self.all.len() <= MAX_CHANGES
     }
 
-    fn sections(self: Box<Self>) -> Vec<Section> {
+    fn sections(mut self: Box<Self>) -> Vec<Section> {
+        self.flag_bursts();
+        for it in std::mem::take(&mut self.all) {
+            let day = it.at.at_offset(self.params.zone()).format("%Y-%m-%d").to_string();
+            let day = self.days.entry(day).or_default();
+            day.entries += 1;
+            day.sum += it.value.map_or(0.0, f64::abs);
+            day.flagged += u64::from(!it.flags.is_empty());
+            for flag in &it.flags {
+                count(&mut self.flags, flag.split(':').next().unwrap_or(flag));
+            }
+            if !it.flags.is_empty() {
+                self.flagged.push(vec![
+                    Cell::Time(it.at),
+                    Cell::text(it.record),
+                    Cell::text(it.actor),
+                    it.value.map_or(Cell::None, |it| Cell::Decimal(it.to_string())),
+                    Cell::text(it.flags.join(", ")),
+                    Cell::text(it.entry.to_string()),
+                ]);
+            }
+        }
         let row = |(day, it): (&String, &Day)| {
             vec![
                 Cell::text(day),
                 Cell::Count(it.entries),
-                Cell::Decimal(format!("{:.2}", it.sum)),
+                if it.sum.is_finite() {
+                    Cell::Decimal(format!("{:.2}", it.sum))
+                } else {
+                    Cell::text("too large to add up")
+                },
                 Cell::Count(it.flagged),
             ]
         };

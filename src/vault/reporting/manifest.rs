@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::domain::entry::{EntryView, Place};
 use crate::domain::meta::{Meta, Patient};
-use crate::domain::query::{Filter, QueryIn, TimeAxis};
+use crate::domain::query::Filter;
 use crate::domain::reports::{Params, ReportKind};
 use crate::domain::time::Timestamp;
 use crate::ledger::checkpoint::{self, Checkpoint};
@@ -20,6 +21,9 @@ use super::super::Vault;
 use super::super::error::VaultError;
 use super::super::open::database;
 use super::KeptReport;
+use super::again::Again;
+use super::build::filter_of;
+use super::head::figures;
 
 /// The first line: no name of a ledger, so that it can never be taken for a checkpoint.
 const FIRST: &str = "phivault report manifest";
@@ -30,8 +34,10 @@ impl Vault {
     /// # Errors
     /// What signing says.
     pub fn report_manifest(&self, kept: &KeptReport, format: &str, file: &[u8]) -> Result<String, VaultError> {
-        let parameters = serde_json::to_string(&kept.parameters).expect("they are texts and times");
-        let lines = [
+        // A person's copy must not say who asked that the person is not told, nor how much there is beside it.
+        let params = kept.parameters.without_suspensions();
+        let parameters = serde_json::to_string(&params).expect("they are texts and times");
+        let mut lines = vec![
             FIRST.to_owned(),
             format!("report {}", kept.id),
             format!("kind {}", kept.report.name()),
@@ -41,11 +47,14 @@ impl Vault {
             format!("made {} by {}", kept.made_at, kept.made_by),
             format!("parameters {parameters}"),
             format!("ledger_size {}", kept.ledger_size),
-            format!("entries_read {}", kept.entries_read),
-            format!("entries_root {}", kept.entries_root),
+            format!("figures {}", kept.figures),
             format!("verified {}", kept.verified),
             format!("checkpoint {}", hex::encode(&kept.checkpoint)),
         ];
+        if !kept.parameters.for_person() {
+            lines.push(format!("entries_read {}", kept.entries_read));
+            lines.push(format!("entries_root {}", kept.entries_root));
+        }
         let text = lines.join("\n") + "\n";
         self.ledger.sign_text(&text).map_err(|error| VaultError::Integrity(error.to_string()))
     }
@@ -133,7 +142,7 @@ fn complete<'a>(
     let bound = number("ledger_size")?;
     let filter = filter(kind, &params).ok_or_else(damaged)?;
     let held = read_held(data, checkpoint.map_or(bound, |it| it.size), bound, &|meta, received| {
-        kind.counts(meta) && filter.matches(meta, received)
+        kind.belongs(meta, &filter, received)
     })?;
     let mut say = |good: bool, holds: &str, fails: &str| {
         if good { checked.holds.push(holds.into()) } else { checked.fails.push(fails.into()) }
@@ -150,30 +159,73 @@ fn complete<'a>(
         checked.unknown.push(why.into());
         return Ok(());
     }
+    if field("entries_read").is_none() {
+        let why = "whether entries were left out: a copy for the person does not say how many it was made of";
+        checked.unknown.push(why.into());
+        return Ok(());
+    }
     let read = held.read;
     say(
         number("entries_read")? == read && field("entries_root") == Some(&held.edge.root().to_string()),
         &format!("it was made of all {read} entries that belong into it, and of no other"),
-        "it was not made of the entries that belong into it: some were left out, or do not belong there",
+        "it was not made of the entries that belong into it: some were left out, were altered when it was made, or do not belong there",
     );
+    match figures_of(kind, &params, data, bound, held.blind)? {
+        Some(figures) => say(
+            field("figures") == Some(&figures),
+            "its figures are those that the entries give, worked out again",
+            "its figures are not those that the entries give",
+        ),
+        None => checked.unknown.push("whether its figures are right: that takes the vault's keys".into()),
+    }
     Ok(())
+}
+
+/// The digest of what a report says, worked out again from the entries; `None` if that takes keys.
+fn figures_of(
+    kind: ReportKind,
+    params: &Params,
+    data: &Path,
+    bound: u64,
+    blind: bool,
+) -> Result<Option<String>, String> {
+    if !kind.is_plain(blind) {
+        return Ok(None);
+    }
+    let filter = filter(kind, params).ok_or("The manifest's parameters make no sense.")?;
+    let mut again = Again::new(kind, params);
+    if kind == ReportKind::BreakGlass {
+        each_entry(data, bound, &mut |meta, place| {
+            if meta.reason.break_glass {
+                again.prepare(&EntryView::new(meta, place, String::new(), 0, &[]));
+            }
+        })?;
+    }
+    each_entry(data, bound, &mut |meta, place| {
+        again.count(meta, place.received_at);
+        if kind.belongs(meta, &filter, place.received_at) {
+            again.add(meta, place);
+        }
+    })?;
+    Ok(Some(figures(&again.sections())))
+}
+
+fn each_entry(data: &Path, bound: u64, each: &mut dyn FnMut(&Meta, Place)) -> Result<(), String> {
+    let unread = |error| format!("The database does not read: {error}.");
+    let store = SqliteStore::reader(&database(data)).map_err(unread)?;
+    let scanned = store.scan(0..bound, &mut |sequence, row| {
+        if let Some((meta, row)) = row.ok().and_then(|row| Some((Meta::decode(row.meta).ok()?, row))) {
+            let (received_at, patient_previous, patient_number) =
+                (Timestamp(row.received_at), row.patient_previous, row.patient_number);
+            each(&meta, Place { sequence, received_at, patient_previous, patient_number });
+        }
+    });
+    scanned.map_err(unread)
 }
 
 /// The filter of a report, where patient ids stand in clear.
 fn filter(kind: ReportKind, params: &Params) -> Option<Filter> {
-    let query = QueryIn {
-        actor: params.actor.clone(),
-        patient: params.patient.clone(),
-        record_type: params.record_type.clone(),
-        record_id: params.record_id.clone(),
-        ..QueryIn::default()
-    };
-    let mut filter = query.check(|id| vec![Patient::Plain(id.to_owned())]).ok()?.filter;
-    filter.time = TimeAxis::Occurred;
-    if !kind.looks_beyond() {
-        (filter.from, filter.to) = (params.from, params.to);
-    }
-    Some(filter)
+    filter_of(kind, params, |id| vec![Patient::Plain(id.to_owned())]).ok()
 }
 
 fn read_held(data: &Path, size: u64, bound: u64, belongs: &dyn Fn(&Meta, Timestamp) -> bool) -> Result<Held, String> {

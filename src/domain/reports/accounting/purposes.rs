@@ -2,7 +2,7 @@
 
 use chrono::NaiveDate;
 
-use super::{Disclosure, FEW_YEARS, Request, Variant, Verdict, YEARS, looks_back_to, suspended_until};
+use super::{Disclosure, FEW_YEARS, Request, Suspension, Variant, Verdict, YEARS, looks_back_to, suspended_until};
 
 /// The compliance date: nothing before it is accounted for (a)(1)(ix).
 const COMPLIANCE: (i32, u32, u32) = (2003, 4, 14);
@@ -40,8 +40,8 @@ pub fn verdict(disclosure: &Disclosure, request: &Request) -> Verdict {
     if NaiveDate::from_ymd_opt(year, month, day).is_some_and(|compliance| on < compliance) {
         return excluded("164.528(a)(1)(ix)", "before the compliance date");
     }
-    if on > request.requested_on {
-        return excluded("164.528(a)(1)", "after the request");
+    if on > request.last_day() {
+        return excluded("164.528(a)(1)", "after the time that the accounting covers");
     }
     if on < looks_back_to(request, YEARS) {
         return excluded("164.528(a)(1)", "before the time that the accounting covers");
@@ -59,19 +59,27 @@ pub fn verdict(disclosure: &Disclosure, request: &Request) -> Verdict {
             return excluded(paragraph, because);
         }
     };
-    for it in request.suspensions.iter().filter(|_| may_suspend(told)) {
-        if it.agency.trim().eq_ignore_ascii_case(disclosure.recipient.trim())
-            && let Some(until) = suspended_until(it, request.requested_on)
-        {
-            return Verdict::Suspended { until, agency: it.agency.clone() };
-        }
+    match suspended(disclosure, request.suspensions.as_deref().unwrap_or_default(), request.given_on) {
+        Some((until, it)) => Verdict::Suspended { until, agency: it.agency.clone() },
+        None => Verdict::Told { paragraph: told },
     }
-    Verdict::Told { paragraph: told }
 }
 
-/// Only disclosures to a health oversight agency or law enforcement official can be suspended (a)(2)(i).
+/// The suspension that keeps a disclosure from the person on a day, and its end.
+pub(super) fn suspended<'a>(
+    disclosure: &Disclosure,
+    suspensions: &'a [Suspension],
+    on: NaiveDate,
+) -> Option<(NaiveDate, &'a Suspension)> {
+    let Class::Told(paragraph) = class(disclosure) else { return None };
+    let held = suspensions.iter().filter(|it| may_suspend(paragraph) && it.is(&disclosure.recipient));
+    held.filter_map(|it| Some((suspended_until(it, on)?, it))).max_by_key(|it| it.0)
+}
+
+/// Only disclosures to a health oversight agency or law enforcement official can be suspended (a)(2)(i); where the basis does not
+/// tell, the agency's statement does.
 fn may_suspend(paragraph: &str) -> bool {
-    ["164.512(d)", "164.512(f)"].contains(&paragraph)
+    ["164.512(d)", "164.512(f)", "164.512", "164.528(a)(1)"].contains(&paragraph)
 }
 
 fn is_sud(disclosure: &Disclosure) -> bool {
@@ -94,12 +102,16 @@ fn exclusion(class: Class) -> (&'static str, &'static str) {
 
 /// By the basis, which decides; else by the purpose. What is neither known is told: leaving it out would be a guess.
 fn class(disclosure: &Disclosure) -> Class {
-    let basis = disclosure.basis.as_deref().and_then(by_basis);
-    basis.or_else(|| by_purpose(&disclosure.purpose)).unwrap_or(Class::Told("164.528(a)(1)"))
+    // So is a basis that was given and cannot be read: the purpose beside it may be the record's, not the disclosure's.
+    let class = match disclosure.basis.as_deref().filter(|it| !it.trim().is_empty()) {
+        Some(basis) => by_basis(basis),
+        None => by_purpose(&disclosure.purpose),
+    };
+    class.unwrap_or(Class::Told("164.528(a)(1)"))
 }
 
 /// Paragraphs of subpart E; a longer one stands before what it belongs to.
-const BASES: [(&str, Class); 26] = [
+const BASES: [(&str, Class); 27] = [
     ("164.502(a)(1)(i)", Class::Person),
     ("164.502(a)(1)(iii)", Class::Incidental),
     ("164.502(a)(2)(i)", Class::Person),
@@ -123,14 +135,16 @@ const BASES: [(&str, Class); 26] = [
     ("164.512(j)", Class::Told("164.512(j)")),
     ("164.512(k)", Class::Told("164.512(k)")),
     ("164.512(l)", Class::Told("164.512(l)")),
+    ("164.512", Class::Told("164.512")),
     ("164.514(e)", Class::Limited),
     ("164.524", Class::Person),
     ("2.31", Class::Consented),
 ];
 
 fn by_basis(text: &str) -> Option<Class> {
+    // 45 C.F.R. § 164.512 (f), HIPAA 164.512(f), 45 CFR Part 164.512(f): whatever stands before the section.
     let plain: String = text.to_ascii_lowercase().chars().filter(|c| !c.is_whitespace()).collect();
-    let plain = plain.trim_start_matches("45cfr").trim_start_matches("42cfr").trim_start_matches('§');
+    let plain = ["164.", "2.31"].iter().filter_map(|it| plain.find(it)).min().map_or("", |at| &plain[at..]);
     BASES.iter().find(|(paragraph, _)| plain.starts_with(paragraph)).map(|it| it.1)
 }
 

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::super::super::document::{Cell, Section};
-use super::{Disclosure, MANY, Protocol, Request, Variant, Verdict, YEARS, due, is_free, looks_back_to, verdict};
+use super::{
+    Disclosure, MANY, Protocol, Request, Suspension, Variant, Verdict, YEARS, due, is_free, looks_back_to,
+    suspended_until, verdict,
+};
 
 pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
-    // To the same recipient, for the same purpose, under the same paragraph.
-    let mut groups: BTreeMap<(String, String, Option<&str>, &'static str), Vec<&Disclosure>> = BTreeMap::new();
+    let mut groups: BTreeMap<Same<'_>, Vec<&Disclosure>> = BTreeMap::new();
     let (mut excluded, mut suspended) = (Vec::new(), Vec::new());
     let mut research: BTreeMap<&str, &Protocol> = BTreeMap::new();
     for it in all {
@@ -17,8 +19,7 @@ pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
                 research.extend(large(request, it).map(|it| (it.id.as_str(), it)));
             }
             Verdict::Told { paragraph } => {
-                let key = (it.recipient.trim().to_lowercase(), it.purpose.clone(), it.protocol.as_deref(), paragraph);
-                groups.entry(key).or_default().push(it);
+                groups.entry(Same::of(it, paragraph)).or_default().push(it);
             }
             Verdict::Excluded { paragraph, because } => excluded.push(vec![
                 Cell::text(it.on.to_string()),
@@ -37,32 +38,73 @@ pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
         }
     }
     let mut rows: Vec<_> =
-        groups.into_iter().map(|((_, _, _, paragraph), group)| (group[0].at, told(paragraph, &group))).collect();
+        groups.into_iter().map(|(same, group)| (group[0].at, told(same.paragraph, &group))).collect();
     rows.sort_by_key(|it| it.0);
     let rows = rows.into_iter().map(|it| it.1).collect();
     let columns = ["date", "recipient", "address", "what was disclosed", "purpose", "under", "repeated"];
     let told = Section::table("Disclosures", &columns, rows).with_text(
         "Of repeated disclosures to the same recipient for the same purpose the first stands in full, with how many there were, how often, and the last date (b)(3).",
     );
-    let research = research.into_values().map(protocol).collect();
-    let inside = "For the office: for_person makes the accounting without it, as it is given to the person.";
-    let mut out = vec![
-        Section::text("This accounting", terms(request)),
-        told,
-        Section::table("Research", &RESEARCH, research).with_text(
+    let research: Vec<_> = research.into_values().map(protocol).collect();
+    let mut out = vec![Section::text("This accounting", terms(request)), told];
+    if !research.is_empty() {
+        out.push(Section::table("Research", &RESEARCH, research).with_text(
             "Under these protocols records of 50 people or more were disclosed; yours may or may not have been among them. If it is reasonably likely that it was, the office helps to reach the sponsor and the researcher (b)(4)(ii).",
-        ),
-    ];
+        ));
+    }
     if !request.for_person {
-        out.push(
-            Section::table("Suspended for now", &["date", "agency", "until", "entry"], suspended).with_text(inside),
-        );
-        out.push(
-            Section::table("Left out", &["date", "purpose", "basis", "paragraph", "because", "entry"], excluded)
-                .with_text(inside),
-        );
+        let stamp = "FOR THE OFFICE ONLY. This copy names what is suspended or was left out: do not give it to the person. The copy for the person is made with for_person (--for-person).";
+        out.insert(0, Section::text("Office copy", vec![stamp.to_owned()]));
+        let held = Section::table("Suspended for now", &["date", "agency", "until", "entry"], suspended);
+        out.push(unmatched(request, all).into_iter().fold(held, Section::with_text));
+        let columns = ["date", "purpose", "basis", "paragraph", "because", "entry"];
+        out.push(Section::table("Left out", &columns, excluded));
     }
     out
+}
+
+/// Suspensions in force that keep nothing back: perhaps the agency is written otherwise in the entries.
+fn unmatched(request: &Request, all: &[Disclosure]) -> Vec<String> {
+    let in_force = |it: &&Suspension| suspended_until(it, request.given_on).is_some();
+    let idle = |it: &&Suspension| !all.iter().any(|one| it.is(&one.recipient));
+    let named = request.suspensions.iter().flatten().filter(in_force).filter(idle);
+    named
+        .map(|it| {
+            format!(
+                "ATTENTION: no disclosure names {} as its recipient. Is the agency written as in the entries?",
+                it.agency
+            )
+        })
+        .collect()
+}
+
+/// What repeated disclosures must have in common to be told in one row.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Same<'a> {
+    recipient: String,
+    paragraph: &'static str,
+    /// What else they share. Only disclosures to the Secretary and under 164.512 may be summed up (b)(3), and only those for a single
+    /// purpose: those told in other words stand by themselves.
+    words: [Option<&'a str>; 5],
+    alone: Option<uuid::Uuid>,
+}
+
+impl<'a> Same<'a> {
+    fn of(it: &'a Disclosure, paragraph: &'static str) -> Self {
+        let may = paragraph.starts_with("164.512") || paragraph == "164.502(a)(2)(ii)";
+        Self {
+            recipient: it.recipient.trim().to_lowercase(),
+            paragraph,
+            words: [
+                Some(&it.purpose),
+                it.protocol.as_deref(),
+                it.statement.as_deref(),
+                it.description.as_deref(),
+                it.address.as_deref(),
+            ],
+            alone: (!may).then_some(it.entry),
+        }
+    }
 }
 
 const RESEARCH: [&str; 5] = ["protocol", "what it is for", "kind of information", "period", "sponsor and researcher"];
@@ -93,10 +135,9 @@ fn told(paragraph: &'static str, group: &[&Disclosure]) -> Vec<Cell> {
             Cell::text(format!("{n} times, {often}, last on {}", last.on))
         }
     };
-    let purpose = match &first.statement {
-        Some(statement) => format!("{}: {statement}", first.purpose),
-        None => first.purpose.clone(),
-    };
+    let words = super::super::patient::words(&first.purpose);
+    let purpose = words.map_or_else(|| first.purpose.clone(), |words| format!("{words} ({})", first.purpose));
+    let purpose = first.statement.as_ref().map_or(purpose.clone(), |statement| format!("{purpose}: {statement}"));
     vec![
         Cell::text(first.on.to_string()),
         Cell::text(&first.recipient),
@@ -109,19 +150,24 @@ fn told(paragraph: &'static str, group: &[&Disclosure]) -> Vec<Cell> {
 }
 
 fn terms(request: &Request) -> Vec<String> {
-    let since = looks_back_to(request, YEARS);
+    let (since, last) = (looks_back_to(request, YEARS), request.last_day());
+    let asked = match request.requested_on {
+        Some(day) => format!("Asked for on {day}, it"),
+        None => format!("No day of a request was given, so the days below count from {}. It", request.given_on),
+    };
     let mut out = vec![
-        format!(
-            "Asked for on {}, it covers disclosures from {since} to that day (45 CFR 164.528(a)).",
-            request.requested_on
-        ),
+        format!("{asked} covers disclosures from {since} to {last} (45 CFR 164.528(a))."),
         format!("It must be given by {} (c)(1).", due(request)),
     ];
+    let whole = Request { since: None, through: None, ..request.clone() };
+    if since > looks_back_to(&whole, YEARS) || last < whole.last_day() {
+        out.push("This is only a part of the six years before the request that a person may ask for (a)(3).".into());
+    }
     if let Some(reasons) = &request.extension {
         out.push(format!("The time was extended by 30 days, once, because: {reasons} (c)(1)(ii)."));
     }
     out.push(if is_free(request) {
-        "It is free: the first one in twelve months (c)(2).".to_owned()
+        "It is free: the first one in twelve months that this vault knows of (c)(2).".to_owned()
     } else {
         "It is not the first one in twelve months: a reasonable, cost-based fee may be asked if the person was told so before and could withdraw (c)(2).".to_owned()
     });
