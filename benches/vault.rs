@@ -377,8 +377,14 @@ fn create(dir: &Path) {
     keyfile::create_key_file(&dir.join("unlock.key")).expect("a key file can be made");
     let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
     let keys = KeyPaths::in_folder(&dir.join("keys"));
-    let creation =
-        Creation { data: dir.join("data"), keys, unlock: &unlock, cost: Cost::default(), name: "bench.phivault.local" };
+    let creation = Creation {
+        data: dir.join("data"),
+        keys,
+        unlock: &unlock,
+        cost: Cost::default(),
+        name: "bench.phivault.local",
+        blind: false,
+    };
     vault::create(&creation, &WallClock).expect("a vault can be made");
 }
 

@@ -85,6 +85,14 @@ pub struct RestoreArgs {
 /// One sentence with the remedy.
 pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&args.config, std::env::vars())?;
+    // A folder that is made by the way may be a disk that is not mounted.
+    let parent = args.out.parent().filter(|it| !it.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|it| !it.is_dir()) {
+        bail!(
+            "There is no folder {}. Nothing was written. Correct the path, mount the disk, or make it.",
+            parent.display()
+        );
+    }
     let bar = bar("verifying the copy");
     let now = local::SystemClock.now();
     let made =
@@ -134,6 +142,7 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     }
     let known = last_known.is_some();
     let restored = unpack(args, &settings, &local::key_paths(&settings), &unlock, last_known)?;
+    let bare = restored.entries.saturating_sub(restored.signed);
     let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
     let vault = local::open_restored(&settings, &unlock, Some(restored))
         .inspect_err(|_| vault::undo_restore(&settings.storage.data_dir, &local::key_paths(&settings)))?;
@@ -161,6 +170,11 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
         said.push_str(&format!(
             "\nThe values of {unreadable} entries were sealed under keys that were destroyed after the backup: they are GONE."
         ));
+        if bare > 0 {
+            said.push_str(&format!(
+                "\nThe newest {bare} entries of the backup are covered by no checkpoint. Where their key was destroyed too, nobody can show any more that this vault wrote them; the ledger says so."
+            ));
+        }
     }
     said.push_str(&format!("\nNext: phivault serve --config {}", dir.join("phivault.toml").display()));
     terminal::print(&said)?;

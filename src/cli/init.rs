@@ -124,9 +124,12 @@ pub struct Unlocking<'a> {
 pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: &str) -> anyhow::Result<String> {
     keyfile::create_folder(dir)?;
     let dir = dir.canonicalize().with_context(|| format!("The folder {} cannot be used", dir.display()))?;
-    let settings = Settings::in_folder(&dir);
-    let creation =
-        Creation { data: settings.storage.data_dir.clone(), keys: local::key_paths(&settings), unlock, cost, name };
+    let mut settings = Settings::in_folder(&dir);
+    if how.blind {
+        settings.entries.patient_ids = crate::config::PatientIds::Blind;
+    }
+    let (data, keys, blind) = (settings.storage.data_dir.clone(), local::key_paths(&settings), how.blind);
+    let creation = Creation { data, keys, unlock, cost, name, blind };
     vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
     let vault = local::open(&settings, unlock)?;
     let (_, token) = vault.local_token(Role::Admin, "admin")?;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, Datelike as _, Days, FixedOffset, Months, NaiveDate, SecondsFormat, TimeZone as _, Utc};
@@ -22,11 +23,14 @@ const MOST_MISSED: usize = 60;
 /// Makes what is due. What fails is told in the diagnostics, and tried again next time.
 pub(super) fn make_due(vault: &Arc<Vault>, reports: &Reports, now: DateTime<Utc>) {
     let Some(folder) = &reports.folder else { return };
+    let mut late = false;
     for it in &reports.schedule {
         if let Err(error) = catch_up(vault, folder, it, now) {
             tracing::error!(name = it.name, "a scheduled report could not be made: {error:#}");
+            late = true;
         }
     }
+    vault.counters().late_reports.store(late, Ordering::Relaxed);
 }
 
 fn catch_up(vault: &Arc<Vault>, folder: &Path, it: &Schedule, now: DateTime<Utc>) -> anyhow::Result<()> {

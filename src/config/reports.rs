@@ -71,6 +71,20 @@ fn compliance() -> String {
     "HCOMPL".into()
 }
 
+impl Schedule {
+    fn has_what_it_takes(&self) -> bool {
+        let Some(kind) = ReportKind::parse(&self.report) else { return false };
+        let given = [
+            ("actor", &self.actor),
+            ("patient", &self.patient),
+            ("record_type", &self.record_type),
+            ("field", &self.field),
+        ];
+        let given: Vec<&str> = given.iter().filter(|it| it.1.is_some()).map(|it| it.0).collect();
+        kind.required().iter().all(|it| given.contains(it)) && given.iter().all(|it| kind.takes().contains(it))
+    }
+}
+
 impl Reports {
     /// What is wrong with it, in one sentence.
     pub(super) fn problem(&self) -> Option<String> {
@@ -85,6 +99,8 @@ impl Reports {
                 "name is up to 64 letters, digits, - and _, and stands once"
             } else if ReportKind::parse(&it.report).is_none() {
                 "report is none of those that POST /v1/reports takes"
+            } else if !it.has_what_it_takes() {
+                "the report lacks what it is about, or is given what it does not go by (actor, patient, record_type, field)"
             } else if !["json", "csv", "html", "pdf"].contains(&it.format.as_str()) {
                 "format is json, csv, html or pdf"
             } else if parse_offset(&it.time_zone).is_none() {

@@ -210,7 +210,7 @@ impl Vocabulary {
             issues.add(
                 "/reason/code",
                 "reason_unknown",
-                format!("This reason code is not in the vocabulary. {}", self.suggest(given)),
+                format!("This reason code is not in the vocabulary. {}", self.suggest_near(code, given)),
             );
             return;
         };
@@ -262,12 +262,38 @@ impl Vocabulary {
         }
     }
 
-    /// A sentence with the codes that would do.
+    /// Codes that look or read like what was given, which is not repeated: it may be anything.
+    fn suggest_near(&self, code: &str, given: &Given<'_>) -> String {
+        let (code, mut near) = (code.to_lowercase(), Vec::new());
+        for it in self.purposes.values().filter(|it| !it.retired && it.fits(given)) {
+            let like = |text: &str| strsim::jaro_winkler(&code, &text.to_lowercase());
+            near.push((like(&it.code).max(like(&it.display)), it));
+        }
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.code.cmp(&b.1.code)));
+        let near: Vec<_> = near
+            .iter()
+            .take(3)
+            .filter(|it| it.0 > NEAR)
+            .map(|it| format!("{} ({})", it.1.code, it.1.display))
+            .collect();
+        let rest = self.suggest(given);
+        if near.is_empty() { rest } else { format!("Did you mean {}? {rest}", near.join(" or ")) }
+    }
+
+    /// A sentence with the codes that would do, the usual ones if there are many.
     fn suggest(&self, given: &Given<'_>) -> String {
         let fitting = self.purposes.values().filter(|it| !it.retired && it.fits(given)).map(|it| it.code.as_str());
         let sites = self.sites.values().filter(|it| !it.retired).map(|it| it.code.as_str());
         let codes: Vec<_> = sites.chain(fitting).collect();
-        format!("Codes that would do: {} (GET /v1/reasons explains them).", codes.join(", "))
+        if codes.len() <= FEW {
+            return format!("Codes that would do: {} (GET /v1/reasons explains them).", codes.join(", "));
+        }
+        let usual: Vec<_> = USUAL.into_iter().filter(|it| codes.contains(it)).collect();
+        format!(
+            "Often used: {}. GET /v1/reasons lists and explains all {} that would do.",
+            usual.join(", "),
+            codes.len()
+        )
     }
 
     fn suggest_change(&self, action: Action) -> String {
@@ -281,6 +307,13 @@ impl Vocabulary {
         format!("Codes that would do: {}.", codes.join(", "))
     }
 }
+
+/// How alike two texts must be for one to be meant by the other, of 1.
+const NEAR: f64 = 0.82;
+/// Codes that are named one by one.
+const FEW: usize = 12;
+/// Codes that most entries are for.
+const USUAL: [&str; 8] = ["TREAT", "ETREAT", "BTG", "HPAYMT", "HOPERAT", "HCOMPL", "HSYSADMIN", "PATRQT"];
 
 /// A reason as it was given, with what decides whether it fits.
 pub struct Given<'a> {

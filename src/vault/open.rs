@@ -1,4 +1,4 @@
-//! Making a vault, and opening one with distrust.
+//! Opening a vault with distrust.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -9,29 +9,23 @@ use std::sync::{Arc, Mutex, RwLock};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::crypto::kek::{Cost, Unlock};
+use crate::crypto::kek::Unlock;
 use crate::crypto::keyring::Keyring;
-use crate::crypto::lock::{MAIN_SLOT, Slot};
-use crate::crypto::random;
-use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
-use crate::domain::index::{Dimension, Indexed, Term};
+use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::reason::Vocabulary;
 use crate::domain::time::Clock;
-use crate::keyfile::{self, KeyPaths, LockFile, ProcessLock};
-use crate::ledger::checkpoint::Checkpoint;
-use crate::ledger::leaf::{Sequenced, entry_leaf};
-use crate::ledger::note::NoteSigner;
+use crate::keyfile::{KeyPaths, LockFile, ProcessLock};
 use crate::ledger::tree::Edge;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Batch, Order, Row, Store, StoreError, Usage};
+use crate::store::{Order, Store, StoreError};
 
 use super::approval::{self, Approval};
 use super::book;
 use super::error::OpenError;
 use super::hold::{self, Hold};
-use super::keys::{Keys, keyring_facts};
+use super::keys::Keys;
 use super::ledger::{Ledger, sign_in_background};
 use super::reporting::{self, KeptReport};
 use super::restoring::{self, Plan};
@@ -40,8 +34,8 @@ use super::signing;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
 use super::status::Counters;
 use super::tokens::Tokens;
-use super::trust::{self, meta_of};
-use super::writer::{Message, Queue, Unsealed, Writer, own_meta, prepare};
+use super::trust::{self};
+use super::writer::{Message, Queue, Unsealed, Writer, own_meta};
 use super::{Settings, Threads, Vault};
 
 /// The database's name in the data folder.
@@ -53,20 +47,6 @@ const LEDGER_READERS: usize = 2;
 const INTAKE_READERS: usize = 4;
 /// Reports and other long reading at a time; who comes later is told to try again.
 const LONG_READS: usize = 2;
-
-/// What a new vault is made of.
-pub struct Creation<'a> {
-    /// The folder of the database.
-    pub data: PathBuf,
-    /// The key files, which must not exist.
-    pub keys: KeyPaths,
-    /// What will unlock it.
-    pub unlock: &'a Unlock,
-    /// The cost of a passphrase.
-    pub cost: Cost,
-    /// The name of the ledger, a schemeless URL; a random id is added, so that no two ledgers share a name.
-    pub name: &'a str,
-}
 
 /// What is known of the ledger that a restored vault continues under another name.
 pub struct Restored {
@@ -111,70 +91,6 @@ pub(super) fn database(data: &std::path::Path) -> PathBuf {
     data.join(DATABASE)
 }
 
-/// Makes a new vault: database, keyring, signing key, lock. Refuses when any of them exists.
-///
-/// # Errors
-/// [`OpenError`]; what was made before the failure stays and is named.
-pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenError> {
-    let Creation { data, keys: paths, unlock, cost, name } = creation;
-    let database = database(data);
-    let all = [&database, &paths.keyring, &paths.signing_key, &paths.verifier_key(), &paths.lock];
-    if let Some(there) = all.into_iter().find(|it| it.exists()) {
-        return Err(OpenError::Distrust(format!(
-            "{} exists already; a vault is never overwritten. Nothing was changed.",
-            there.display()
-        )));
-    }
-    let origin = format!("{name}/{}", hex::encode(random::array::<8>()));
-    let signer = NoteSigner::from_seed(&origin, &random::array())
-        .map_err(|error| OpenError::Distrust(format!("The ledger name {name:?} cannot be used: {error}.")))?;
-    let slot = Slot::of(MAIN_SLOT, unlock, *cost).map_err(|source| OpenError::Keyring {
-        path: paths.keyring.display().to_string(),
-        source: source.into(),
-        remedy: "Nothing was made.",
-    })?;
-    keyfile::create_folder(data)?;
-    for folder in [&paths.keyring, &paths.signing_key, &paths.lock].into_iter().filter_map(|it| it.parent()) {
-        keyfile::create_folder(folder)?;
-    }
-    SqliteStore::create(&database)?;
-    let ring = Keyring::create(clock.now(), slot);
-    let file = ring.encode();
-    keyfile::create_private(&paths.keyring, file.as_bytes())?;
-    keyfile::create_private(&paths.signing_key, format!("{}\n", signer.to_private_text()).as_bytes())?;
-    keyfile::create_private(&paths.verifier_key(), format!("{}\n", signer.verifier_key()).as_bytes())?;
-    let mut facts = keyring_facts(&ring, &file);
-    facts.push(("ledger".into(), origin.clone()));
-    facts.push(("verifier_key".into(), signer.verifier_key().to_string()));
-    facts.sort();
-    let row = first_row(&Keys::fresh(ring, paths), facts, clock);
-    let mut edge = Edge::new();
-    edge.append(row.leaf);
-    let index = [Indexed::of(&meta_of(&row)?)];
-    let store = SqliteStore::open(&database)?;
-    let (version, bucket) = seal::counted_under(&row.sealed);
-    let usage = [Usage { segment: 0, version, bucket, entries: 1 }];
-    store.append(&Batch { rows: std::slice::from_ref(&row), index: &index, usage: &usage, ..Batch::default() })?;
-    let checkpoint = Checkpoint { origin, size: 1, root: edge.root(), extensions: Vec::new() };
-    let note = checkpoint.sign(&signer).map_err(|error| OpenError::Distrust(error.to_string()))?;
-    Ok(LockFile::create(&paths.lock, &note)?)
-}
-
-fn first_row(keys: &Keys, facts: Vec<(String, String)>, clock: &dyn Clock) -> Row {
-    let entry = prepare(keys, own_meta(Action::VAULT_CREATE, facts), &[]);
-    let sequenced = Sequenced { received_at: clock.now().0, patient_previous: 0, patient_number: 0 };
-    Row {
-        sequence: 0,
-        leaf: entry_leaf(&entry.bytes, &entry.commitment, sequenced),
-        meta: entry.bytes,
-        received_at: sequenced.received_at,
-        patient_previous: 0,
-        patient_number: 0,
-        commitment: entry.commitment,
-        sealed: entry.sealed,
-    }
-}
-
 /// What a start has checked, and goes on with.
 struct Sound {
     ledger: Arc<Ledger>,
@@ -192,6 +108,7 @@ struct Sound {
     holds_untrusted: bool,
     /// Entries whose values were altered.
     damaged: Vec<u64>,
+    unproven: u64,
 }
 
 impl Sound {
@@ -213,11 +130,16 @@ impl Sound {
                 "This vault keeps patient ids blind; as it is set now they would be written in clear. Set entries.patient_ids = \"blind\" (for a restore: --blind).".into(),
             ));
         }
+        if seal.fact(PATIENT_IDS) == Some("plain") && opening.settings.blind_patients {
+            tracing::warn!(
+                "patient ids are blind from now on; the entries from before keep them in clear on this disk, so it has no safe harbour (45 CFR 164.402)"
+            );
+        }
         let successor = if is_new_ledger { None } else { signing::choose(&ledger, &signers, &seal)? };
         let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
         let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
         let counters = Arc::new(Counters::default());
-        let damaged = {
+        let trust::Tail { damaged, unproven } = {
             let signed = opening.restored.as_ref().map_or(ledger.checkpoint().size, |it| it.signed);
             trust::check_tail(&**store, &keys, sealed_to, signed, is_new_ledger)?
         };
@@ -255,6 +177,7 @@ impl Sound {
             holds,
             holds_untrusted,
             damaged,
+            unproven,
         })
     }
 
@@ -306,7 +229,18 @@ impl Vault {
         let (queue, received) = channel();
         let (writer, scrubber) = sound.workers(&opening, &store, &queue)?;
         let Sound {
-            ledger, keys, counters, tokens, approvals, plans, reports, holds, holds_untrusted, damaged, ..
+            ledger,
+            keys,
+            counters,
+            tokens,
+            approvals,
+            plans,
+            reports,
+            holds,
+            holds_untrusted,
+            damaged,
+            unproven,
+            ..
         } = sound;
         let threads = start(writer, received, scrubber, opening.fatal)?;
         let vault = Self {
@@ -337,7 +271,7 @@ impl Vault {
             _process_lock: process_lock,
         };
         if let Some(restored) = &opening.restored {
-            vault.record_restore(restored).map_err(distrust)?;
+            vault.record_restore(restored, unproven).map_err(distrust)?;
         }
         vault.record_start(opening.vocabulary, opening.clock_state, &damaged).map_err(distrust)?;
         vault.finish_disposals().map_err(distrust)?;
@@ -348,7 +282,7 @@ impl Vault {
     }
 
     /// The first entry of the new ledger: what it continues, and how much of it is missing.
-    fn record_restore(&self, restored: &Restored) -> Result<(), super::VaultError> {
+    fn record_restore(&self, restored: &Restored, unproven: u64) -> Result<(), super::VaultError> {
         let (size, root) = &restored.last_known;
         let ring = self.keys.ring();
         let mut facts = vec![
@@ -364,6 +298,7 @@ impl Vault {
             ("disposed".to_owned(), disposed(&ring)),
             ("missing_entries".to_owned(), size.saturating_sub(restored.entries).to_string()),
             ("restored_entries".to_owned(), restored.entries.to_string()),
+            ("unproven_entries".to_owned(), unproven.to_string()),
         ];
         facts.sort();
         self.commit_now(vec![(own_meta(Action::VAULT_RESTORE, facts), Vec::new())], Vec::new())?;

@@ -43,6 +43,8 @@ pub struct Counters {
     pub unsigned: AtomicBool,
     /// The newest anchor could not be set.
     pub unanchored: AtomicBool,
+    /// A scheduled report could not be made.
+    pub late_reports: AtomicBool,
     /// State rows that were not authentic.
     pub untrusted_state: AtomicU64,
     /// Entries whose values did not agree with the ledger when they were opened.
@@ -132,6 +134,9 @@ impl Vault {
         }
         if self.counters.unanchored.load(Ordering::Relaxed) {
             problems.push("a checkpoint could not be anchored; see the log");
+        }
+        if self.counters.late_reports.load(Ordering::Relaxed) {
+            problems.push("a scheduled report could not be made; see the log");
         }
         if self.counters.untrusted_state.load(Ordering::Relaxed) > 0 {
             problems.push("a state row is not authentic and was refused; run phivault verify");

@@ -182,20 +182,29 @@ pub(super) fn rebuild_unsealed(store: &dyn Store, from: u64) -> Result<Unsealed,
     wrong.map_or(Ok(unsealed), Err)
 }
 
+/// What was found of the newest entries.
+pub(super) struct Tail {
+    /// Positions of entries of which the values are lost.
+    pub(super) damaged: Vec<u64>,
+    /// Entries that no checkpoint covers and no key opens any more.
+    pub(super) unproven: u64,
+}
+
 /// Entries since the newest seal entry must open under this vault's keys, for the next seal entry will vouch for their
 /// ciphertexts. Gives back those that do not, although the tree holds their metadata: their values are lost, and the ledger
 /// must say so.
 ///
 /// Entries that no checkpoint covers yet (those of the last second before a crash) must open, and none may be there twice:
-/// somebody with the disk but without the keys cannot add one.
+/// somebody with the disk but without the keys cannot add one. In a restored ledger some may lie under keys that were destroyed after
+/// the backup: nobody can tell any more who wrote them. They are counted, and the ledger must say so.
 pub(super) fn check_tail(
     store: &dyn Store,
     keys: &Keys,
     sealed: u64,
     signed: u64,
     restored: bool,
-) -> Result<Vec<u64>, OpenError> {
-    let (mut foreign, mut damaged) = (None, Vec::new());
+) -> Result<Tail, OpenError> {
+    let (mut foreign, mut damaged, mut unproven) = (None, Vec::new(), 0);
     let ring = keys.ring();
     store.scan(sealed.min(signed)..store.size(), &mut |row| {
         let meta = meta_of(&row).ok();
@@ -203,7 +212,8 @@ pub(super) fn check_tail(
             // An erased record is always covered by a seal entry, so here there is none: whoever has no keys could plant one.
             let Ok(header) = seal::header(&row.sealed) else { return false };
             // A restored ledger may be older than the destruction of a key.
-            if restored && row.sequence < signed && ring.opening(header).is_none() && ring.knows(header) {
+            if restored && ring.opening(header).is_none() && ring.knows(header) {
+                unproven += u64::from(row.sequence >= signed);
                 return true;
             }
             ring.opening(header).is_some_and(|keys| {
@@ -227,7 +237,7 @@ pub(super) fn check_tail(
             "More than {MAX_DAMAGED} of the newest entries do not open: the keyring is another vault's, or their sealed values were altered. Do not write to this database."
         )));
     }
-    Ok(damaged)
+    Ok(Tail { damaged, unproven })
 }
 
 fn repeats(store: &dyn Store, id: Uuid, sequence: u64) -> bool {

@@ -334,6 +334,43 @@ async fn a_backup_from_before_a_key_was_destroyed_is_restored_without_what_was_u
 }
 
 #[tokio::test]
+async fn a_backup_of_a_busy_vault_is_restored_although_its_newest_entries_lie_under_a_destroyed_key() {
+    let two = crate::keys::Two::spawn().await;
+    let there = Elsewhere::of(&two.app);
+    let mut bare = 0;
+    for n in 0..20 {
+        let lines: Vec<_> = (0..50).map(|_| entry()).collect();
+        assert_eq!(two.app.submitter().post("/v1/entries/batch", &json!(lines)).await.status, 200);
+        let said = there.back_up(&two.app, &format!("backup-{n}"));
+        let number = |after: &str| -> u64 {
+            let rest = said.split(after).nth(1).unwrap().trim_start();
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        bare = said.split(' ').next().unwrap().parse::<u64>().unwrap() - number("its checkpoint covers");
+        if bare > 0 {
+            std::fs::rename(there.path(&format!("backup-{n}")), there.path("busy")).unwrap();
+            break;
+        }
+    }
+    assert!(bare > 0, "no checkpoint was late");
+    two.rotate().await;
+    crate::keys::reencrypt(&two.app).await;
+    two.both(&json!({"operation": "key_destroy", "version": 1})).await;
+    std::fs::copy(two.app.dir().join("keys/keyring"), there.path("keyring")).unwrap();
+    let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+    let more: &[(&str, &Path)] = if blind { &[("", Path::new("--blind"))] } else { &[] };
+    let said = there.restore(0, &two.app, "busy", "new", more);
+    assert!(said.contains("they are GONE") && said.contains(&format!("The newest {bare} entries")), "{said}");
+    let server = serve(&there.path("new"), &[]).unwrap();
+    let at = format!("{}/v1/entries?action=vault_restore", server.url);
+    let found = crate::app::http().get(at).bearer_auth(&two.app.officer().token).send().await.unwrap();
+    let found: serde_json::Value = serde_json::from_str(&found.text().await.unwrap()).unwrap();
+    assert_eq!(found["entries"][0]["facts"]["unproven_entries"], bare.to_string());
+    server.stop();
+    two.app.finish();
+}
+
+#[tokio::test]
 async fn a_backup_from_before_a_new_state_key_and_a_disposal_keeps_its_tokens_and_the_certificate() {
     let mut two = crate::keys::Two::spawn().await;
     let old = two.app.submitter().submit(&entry()).await;

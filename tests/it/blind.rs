@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{App, Options, entry, program, text, unlock_file};
+use crate::app::{App, Options, entry, init, program, text, unlock_file};
 use crate::check::entries;
 use crate::tamper::edits::{cell, edit, settle};
 
@@ -142,6 +142,14 @@ async fn a_blind_vault_is_never_served_or_restored_as_a_plain_one() {
     let output = restore.output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("--blind"), "{}", text(&output));
+    // Nor one that was made blind and never served.
+    let fresh = folder.path().join("fresh");
+    std::fs::create_dir(&fresh).unwrap();
+    init(&fresh, true);
+    let settings = std::fs::read_to_string(fresh.join("phivault.toml")).unwrap().replace("\"blind\"", "\"plain\"");
+    std::fs::write(fresh.join("phivault.toml"), settings).unwrap();
+    let output = program().args(["serve", "--config"]).arg(fresh.join("phivault.toml")).output().unwrap();
+    assert!(text(&output).contains("keeps patient ids blind"), "{}", text(&output));
     app.set("PHIVAULT_ENTRIES__PATIENT_IDS", "blind");
     app.start();
     app.finish();

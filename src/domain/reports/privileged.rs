@@ -6,6 +6,7 @@ use super::super::action::{Action, Outcome};
 use super::super::document::{Cell, Section};
 use super::super::entry::EntryView;
 use super::super::rules::Item;
+use super::super::time::Timestamp;
 use super::{Fold, Rows, counts_table, time_of};
 
 /// Keys, tokens, holds, disposal, restores and privileges.
@@ -67,6 +68,10 @@ impl Fold for PrivilegedFold {
         if entry.action == Action::KEY_REENCRYPT && entry.actor.id == "phivault" {
             return true;
         }
+        // Plans that were listed or looked at.
+        if entry.action == Action::RESTORE_PLAN && !entry.facts.contains_key("stage") {
+            return true;
+        }
         super::count(&mut self.people, &entry.actor.id);
         super::count(&mut self.actions, entry.action.name());
         let about = entry.record.as_ref().map(|it| format!("{} {}", it.kind, it.id));
@@ -82,7 +87,11 @@ impl Fold for PrivilegedFold {
         true
     }
 
-    fn sections(self: Box<Self>) -> Vec<Section> {
+    fn sections(mut self: Box<Self>) -> Vec<Section> {
+        self.rows.rows.sort_by_key(|row| match row[0] {
+            Cell::Time(time) => time,
+            _ => Timestamp::default(),
+        });
         vec![
             counts_table("By person", &["who", "entries"], &self.people),
             counts_table("By action", &["what", "entries"], &self.actions),
