@@ -209,6 +209,7 @@ impl Sound {
             clock: opening.clock.clone(),
             queue: queue.clone(),
             rate: opening.settings.scrub_per_second,
+            told: None,
             known: self.damaged.iter().copied().collect(),
         };
         Ok((writer, scrubber))

@@ -11,10 +11,11 @@ use tokio::sync::oneshot;
 
 use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
+use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::time::Clock;
 use crate::ledger::tree::TILE_WIDTH;
-use crate::store::{Row, Store, StoreError};
+use crate::store::{Order, Row, Store, StoreError};
 
 use super::keys::Keys;
 use super::ledger::Ledger;
@@ -25,6 +26,10 @@ use super::writer::{Job, Message, Queue, own_meta, prepare};
 
 /// Pieces a second; each is read at once.
 const PIECES: u64 = 4;
+/// Between two passes that are recorded, microseconds.
+const A_DAY: i64 = 86_400_000_000;
+/// The fact that says how many entries were gone through.
+const CHECKED: &str = "checked_entries";
 /// Between two passes.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Damaged entries that are recorded while the process lives; more are only counted and logged.
@@ -39,6 +44,8 @@ pub(super) struct Scrubber {
     pub(super) queue: Queue,
     /// Entries a second.
     pub(super) rate: u64,
+    /// When a pass was recorded last.
+    pub(super) told: Option<i64>,
     /// What was told already.
     pub(super) known: HashSet<u64>,
 }
@@ -47,20 +54,23 @@ impl Scrubber {
     /// Works until the sender of `stop` goes away.
     pub(super) fn run(mut self, stop: &Receiver<()>) {
         let piece = (self.rate / PIECES).max(1);
-        let mut position = 0;
+        // What no checkpoint covers yet, and what comes in meanwhile, is left for the next pass.
+        let (mut position, mut end) = (0, self.ledger.checkpoint().size);
         loop {
-            // What no checkpoint covers yet is left for the next pass.
-            let end = self.ledger.checkpoint().size;
             let done = position >= end;
             if done {
                 position = 0;
                 self.counters.scrub_passes.fetch_add(1, Ordering::Relaxed);
                 self.counters.last_scrub.store(self.clock.now().0, Ordering::Relaxed);
+                self.tell(end);
             }
             let wait = if done { PAUSE } else { Duration::from_millis(1_000 / PIECES) };
             match stop.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if done {
+                end = self.ledger.checkpoint().size;
             }
             let to = end.min(position + piece);
             if let Err(error) = self.piece(position..to) {
@@ -69,6 +79,32 @@ impl Scrubber {
             }
             position = to.max(position + 1);
         }
+    }
+
+    /// Records a pass, once a day: the integrity report tells of it.
+    fn tell(&mut self, size: u64) {
+        let now = self.clock.now().0;
+        let last = self.told.unwrap_or_else(|| self.last_told());
+        self.told = Some(last);
+        if now.saturating_sub(last) < A_DAY {
+            return;
+        }
+        let findings = self.counters.integrity_failures.load(Ordering::Relaxed);
+        let mut facts = vec![(CHECKED.to_owned(), size.to_string()), ("findings".to_owned(), findings.to_string())];
+        facts.extend(self.ledger.witnessed().map(|(size, _)| ("witnessed_size".to_owned(), size.to_string())));
+        facts.sort();
+        self.commit(own_meta(Action::INTEGRITY, facts));
+        self.told = Some(now);
+    }
+
+    /// When a pass was recorded last; when the vault was made, if none was.
+    fn last_told(&self) -> i64 {
+        let terms = [vec![Term::new(Dimension::Action, &[Action::INTEGRITY.name().as_bytes()])]];
+        let found = self.store.find(&terms, 0..self.store.size(), Order::NewestFirst, MAX_RECORDED);
+        let rows = found.and_then(|it| self.store.rows(&it.sequences)).unwrap_or_default();
+        let of_pass = |row: &&Row| Meta::decode(&row.meta).is_ok_and(|it| it.fact(CHECKED).is_some());
+        let first = || self.store.rows(&[0]).ok().and_then(|it| it.first().map(|row| row.received_at));
+        rows.iter().find(of_pass).map(|it| it.received_at).or_else(first).unwrap_or(i64::MAX)
     }
 
     fn piece(&mut self, range: std::ops::Range<u64>) -> Result<(), StoreError> {
@@ -114,6 +150,10 @@ impl Scrubber {
         let list = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let mut meta = own_meta(Action::INTEGRITY, vec![(DAMAGED.to_owned(), list)]);
         meta.outcome = Outcome::Failure;
+        self.commit(meta);
+    }
+
+    fn commit(&self, meta: Meta) {
         let (reply, answer) = oneshot::channel();
         let entries = vec![prepare(&self.keys, meta, &[])];
         let job = Job {

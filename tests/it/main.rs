@@ -13,6 +13,7 @@ mod check;
 mod cli;
 mod crowd;
 mod damage;
+mod golden;
 mod history;
 mod ingest;
 mod keys;

@@ -290,3 +290,24 @@ async fn an_accounting_says_which_days_it_covers_and_sums_up_only_what_is_alike(
     assert_eq!(table(&part, "Left out").len(), 4, "what lies outside is said");
     app.finish();
 }
+
+#[tokio::test]
+async fn the_integrity_report_tells_when_all_entries_were_gone_through() {
+    let mut app = App::spawn().await;
+    app.submitter().submit(&entry()).await;
+    app.stop();
+    app.set("PHIVAULT_TEST_DAYS_AHEAD", "2");
+    app.start();
+    let began = std::time::Instant::now();
+    loop {
+        let told = report(&app, json!({"report": "integrity"})).await;
+        if let Some(check) = table(&told, "Checks").first() {
+            assert_eq!(check["findings"], "0");
+            assert!(check["entries_gone_through"].as_str().unwrap().parse::<u64>().unwrap() > 2, "{told:#}");
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "no pass was recorded: {told:#}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    app.finish();
+}

@@ -95,7 +95,7 @@ impl Fold for AccessFold {
         if let Some(patient) = &entry.patient {
             count(&mut self.by_patient, &patient.id);
         }
-        self.rows.push(row(entry));
+        self.rows.push_with(|| row(entry));
         self.now.patients.len() < 1_000_000
     }
 

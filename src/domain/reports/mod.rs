@@ -436,7 +436,12 @@ impl Rows {
     }
 
     fn push(&mut self, row: Vec<Cell>) {
-        if self.rows.len() < MAX_ROWS { self.rows.push(row) } else { self.left_out += 1 }
+        self.push_with(|| row);
+    }
+
+    /// The same for rows that cost something to make.
+    fn push_with(&mut self, row: impl FnOnce() -> Vec<Cell>) {
+        if self.rows.len() < MAX_ROWS { self.rows.push(row()) } else { self.left_out += 1 }
     }
 
     fn section(self, heading: &str) -> Section {

@@ -104,13 +104,16 @@ pub(super) struct IntegrityFold {
     seals: u64,
     sealed_to: Option<String>,
     findings: Rows,
+    checks: Rows,
     rows: Rows,
 }
 
 impl Default for IntegrityFold {
     fn default() -> Self {
         let rows = Rows::new(&["when", "what", "facts"]);
-        Self { seals: 0, sealed_to: None, findings: Rows::new(&["when", "entries that were altered"]), rows }
+        let findings = Rows::new(&["when", "entries that were altered"]);
+        let checks = Rows::new(&["when", "entries gone through", "findings", "cosigned by witnesses up to"]);
+        Self { seals: 0, sealed_to: None, findings, checks, rows }
     }
 }
 
@@ -122,6 +125,11 @@ impl Fold for IntegrityFold {
             return true;
         }
         let at = Cell::Time(time_of(entry));
+        if let Some(checked) = entry.facts.get("checked_entries") {
+            let fact = |name: &str| Cell::optional(entry.facts.get(name).map(String::as_str));
+            self.checks.push(vec![at, Cell::text(checked), fact("findings"), fact("witnessed_size")]);
+            return true;
+        }
         if entry.outcome != Outcome::Success || entry.action == Action::INTEGRITY {
             let damaged = entry.facts.get("damaged").cloned().unwrap_or_default();
             self.findings.push(vec![at, Cell::text(damaged)]);
@@ -136,6 +144,9 @@ impl Fold for IntegrityFold {
         let seals = format!("{} seal entries commit to the sealed values of the period{upto}.", self.seals);
         vec![
             Section::text("Seals", vec![seals]),
+            self.checks.section("Checks").with_text(
+                "The vault goes through all its entries and values again and again, and records one such pass a day.",
+            ),
             self.findings.section("Damage that was found"),
             self.rows.section("Starts, stops, restores, keys and rules"),
         ]
