@@ -64,9 +64,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         terminal::print(&terminal::json(&checked)?)?;
     } else {
         let line = |what: &str, all: &[String]| all.iter().map(|it| format!("{what}: {it}\n")).collect::<String>();
-        let text =
-            [line("holds", &checked.holds), line("DOES NOT HOLD", &checked.fails), line("unknown", &checked.unknown)];
-        terminal::print(text.concat().trim_end())?;
+        let parts = [
+            line("holds", &checked.holds),
+            line("DOES NOT HOLD", &checked.fails),
+            line("unknown", &checked.unknown),
+            line("beyond this check", &checked.beyond),
+        ];
+        let whole = match (checked.fails.is_empty(), checked.unknown.is_empty()) {
+            (false, _) => "DO NOT TRUST this report: something does not hold.",
+            (true, false) => "What was checked is genuine; not everything could be checked.",
+            (true, true) => "This report is genuine.",
+        };
+        terminal::print(&format!("{}{whole}", parts.concat()))?;
     }
     Ok(match (checked.fails.is_empty(), checked.unknown.is_empty()) {
         (false, _) => ExitCode::from(1),

@@ -56,7 +56,8 @@ async fn figures_of_entries_that_were_altered_while_the_vault_ran_do_not_pass() 
     submit(&app, &all).await;
     let sound = make(&app, &json!({"report": "access", "actor": "dr_evil", "reason": {"code": "HCOMPL"}})).await;
     let (code, said) = check(&mut app, &sound).await;
-    assert!(code == 0 && said.contains("worked out again"), "{code} {said}");
+    let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
+    assert!(code == 0 && said.contains("worked out again") != blind, "{code} {said}");
     let db = Connection::open(app.dir().join("data/vault.db")).unwrap();
     let guard: String = db
         .query_row("SELECT sql FROM sqlite_schema WHERE name = 'entry_keeps_its_content'", [], |row| row.get(0))
@@ -113,8 +114,8 @@ async fn the_figures_of_every_plain_report_can_be_worked_out_without_keys() {
         let made = make(&app, &body).await;
         let (code, said) = check(&mut app, &made).await;
         let plain = !blind || ["users", "logins", "reasons"].contains(&kind);
-        let wanted = if plain { "worked out again" } else { "takes the vault's keys" };
-        assert!(said.contains(wanted) && code == i32::from(!plain) * 2, "{kind}: {code} {said}");
+        let wanted = if plain { "worked out again" } else { "only the vault, with its keys" };
+        assert!(code == 0 && said.contains(wanted), "{kind}: {code} {said}");
     }
     app.finish();
 }

@@ -69,6 +69,8 @@ pub struct ReportChecked {
     pub fails: Vec<String>,
     /// What could not be told.
     pub unknown: Vec<String>,
+    /// What no such check can tell.
+    pub beyond: Vec<String>,
 }
 
 /// Checks a file against its manifest, and with a copy of the database whether every entry that belongs into it was read.
@@ -81,7 +83,7 @@ pub fn check_report(
     key: &VerifierKey,
     data: Option<&Path>,
 ) -> Result<ReportChecked, String> {
-    let mut checked = ReportChecked { holds: Vec::new(), fails: Vec::new(), unknown: Vec::new() };
+    let mut checked = ReportChecked { holds: Vec::new(), fails: Vec::new(), unknown: Vec::new(), beyond: Vec::new() };
     let note = Note::parse(manifest).map_err(|error| format!("The manifest is no signed note: {error}."))?;
     if !note.text.starts_with(FIRST) {
         return Err("This is no manifest of a report.".into());
@@ -176,7 +178,9 @@ fn complete<'a>(
             "its figures are those that the entries give, worked out again",
             "its figures are not those that the entries give",
         ),
-        None => checked.unknown.push("whether its figures are right: that takes the vault's keys".into()),
+        None => checked
+            .beyond
+            .push("its figures rest on what is sealed: only the vault, with its keys, can make them again".into()),
     }
     Ok(())
 }
