@@ -25,7 +25,12 @@ use phivault::vault::{
 };
 use rusqlite::{Connection, params};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BATCH: usize = 500;
+/// Threads that submit batches.
+const SUBMITTERS: usize = 4;
 /// How long submissions are timed.
 const PACE: Duration = Duration::from_secs(4);
 const USERS: u64 = 2_000;
@@ -132,7 +137,7 @@ fn moment(n: usize, entries: usize) -> Timestamp {
     Timestamp(WallClock.now().0 - (left * 365.0 * 86_400e6) as i64)
 }
 
-/// Appends from two threads, as two connections would; each block is timed by itself, text to receipt.
+/// Appends from several threads, as connections would; each block is timed by itself, text to receipt.
 fn append(vault: &Arc<Vault>, entries: usize) -> Vec<(usize, Duration)> {
     let block = (entries / 10).max(BATCH);
     let mut random = SplitMix64(7);
@@ -146,10 +151,10 @@ fn append(vault: &Arc<Vault>, entries: usize) -> Vec<(usize, Duration)> {
         let count = batches.iter().map(Vec::len).sum();
         let began = Instant::now();
         std::thread::scope(|scope| {
-            for half in 0..2 {
+            for own in 0..SUBMITTERS {
                 let batches = &batches;
                 scope.spawn(move || {
-                    for batch in batches.iter().skip(half).step_by(2) {
+                    for batch in batches.iter().skip(own).step_by(SUBMITTERS) {
                         let lines = batch.iter().map(|line| json::parse::<Submission>(line.as_bytes()));
                         let outcomes =
                             vault.submit_batch(&caller(Role::Submitter), lines, false).expect("the batch goes in");

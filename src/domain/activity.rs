@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::action::{Action, Outcome};
 use super::index::{Dimension, Term};
 use super::meta::Meta;
@@ -56,10 +58,10 @@ struct Moment {
 /// Gathers entries of one segment.
 #[derive(Clone, Default)]
 pub struct Gathering {
-    acts: HashMap<Box<[u8]>, u32>,
-    users: HashMap<Box<str>, u32>,
+    acts: HashMap<Box<[u8]>, u32, RandomState>,
+    users: HashMap<Box<str>, u32, RandomState>,
     /// By user and act.
-    runs: HashMap<(u32, u32), Vec<Moment>>,
+    runs: HashMap<(u32, u32), Vec<Moment>, RandomState>,
 }
 
 impl Gathering {
@@ -119,7 +121,7 @@ impl Gathering {
 }
 
 /// The number of a name; the next one if it is new.
-fn number_of<T: Eq + std::hash::Hash + Clone>(numbers: &mut HashMap<T, u32>, name: &T) -> u32 {
+fn number_of<T: Eq + std::hash::Hash + Clone>(numbers: &mut HashMap<T, u32, RandomState>, name: &T) -> u32 {
     let next = u32::try_from(numbers.len()).expect("a segment has fewer entries");
     match numbers.get(name) {
         Some(number) => *number,

@@ -54,15 +54,30 @@ pub fn parse_leaf_data(data: &[u8]) -> Option<(&[u8], [u8; 32], Sequenced)> {
 
 /// The leaf hash of an entry: the hash of [`leaf_data`], without putting the bytes together.
 pub fn entry_leaf(meta: &[u8], commitment: &[u8; 32], sequenced: Sequenced) -> Hash {
-    let length = u32::try_from(meta.len()).expect("metadata is bounded far below 4 GiB");
-    let mut tail = [0; 32 + 24];
-    tail[..32].copy_from_slice(commitment);
-    tail[32..40].copy_from_slice(&sequenced.received_at.to_be_bytes());
-    tail[40..48].copy_from_slice(&sequenced.patient_previous.to_be_bytes());
-    tail[48..].copy_from_slice(&sequenced.patient_number.to_be_bytes());
-    let mut head = [0; 5];
-    head[1..].copy_from_slice(&length.to_be_bytes());
-    Hash(Sha256::new().chain_update(head).chain_update(meta).chain_update(tail).finalize().into())
+    LeafStart::new(meta, commitment).finish(sequenced)
+}
+
+/// The leaf of an entry that has no place yet: what is known of it is hashed where there is time, and only the rest by the sequencer.
+#[derive(Clone)]
+pub struct LeafStart(Sha256);
+
+impl LeafStart {
+    /// Begins with metadata and commitment.
+    pub fn new(meta: &[u8], commitment: &[u8; 32]) -> Self {
+        let length = u32::try_from(meta.len()).expect("metadata is bounded far below 4 GiB");
+        let mut head = [0; 5];
+        head[1..].copy_from_slice(&length.to_be_bytes());
+        Self(Sha256::new().chain_update(head).chain_update(meta).chain_update(commitment))
+    }
+
+    /// The leaf at a place.
+    pub fn finish(self, sequenced: Sequenced) -> Hash {
+        let mut tail = [0; 24];
+        tail[..8].copy_from_slice(&sequenced.received_at.to_be_bytes());
+        tail[8..16].copy_from_slice(&sequenced.patient_previous.to_be_bytes());
+        tail[16..].copy_from_slice(&sequenced.patient_number.to_be_bytes());
+        Hash(self.0.chain_update(tail).finalize().into())
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::evidence::sequenced;
 use super::keys::Keys;
 use super::ledger::Ledger;
 use super::standing::{STATE_ROOT, Standing};
-use super::writer::{Unsealed, find_id};
+use super::writer::{Unsealed, find_id, seal_leaf};
 
 /// Entries read at a time on the way back from the end; whole tiles of leaves.
 const PIECE: u64 = 4_096;
@@ -174,7 +174,7 @@ pub(super) fn rebuild_unsealed(store: &dyn Store, from: u64) -> Result<Unsealed,
     let mut wrong = None;
     store.scan(from..store.size(), &mut |row| {
         match meta_of(&row) {
-            Ok(meta) => unsealed.add(&meta, &row.sealed),
+            Ok(meta) => unsealed.add(seal_leaf(meta.id, &row.sealed)),
             Err(error) => wrong = Some(error),
         }
         wrong.is_none()

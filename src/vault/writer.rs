@@ -27,7 +27,7 @@ use crate::domain::query::Filter;
 use crate::domain::rules::Item;
 use crate::domain::time::{Clock, Timestamp};
 use crate::ledger::hash::{Hash, leaf_hash};
-use crate::ledger::leaf::{Sequenced, entry_leaf};
+use crate::ledger::leaf::{LeafStart, Sequenced};
 use crate::ledger::tree::{Edge, Tile};
 use crate::store::{Batch, Order, Row, SEGMENT, StateRow, Store, StoreError, Usage};
 
@@ -49,6 +49,9 @@ pub(super) const SELF: &str = "phivault";
 pub(super) struct Prepared {
     pub(super) meta: Meta,
     pub(super) index: Indexed,
+    /// The beginning of its leaf, and its leaf in the tree of the next seal entry.
+    pub(super) leaf: LeafStart,
+    pub(super) seal_leaf: Hash,
     pub(super) bytes: Vec<u8>,
     pub(super) commitment: [u8; 32],
     pub(super) sealed: Vec<u8>,
@@ -119,8 +122,8 @@ impl Unsealed {
         Self { from, edge: Edge::new() }
     }
 
-    pub(super) fn add(&mut self, meta: &Meta, sealed: &[u8]) {
-        self.edge.append(seal_leaf(meta.id, sealed));
+    pub(super) fn add(&mut self, leaf: Hash) {
+        self.edge.append(leaf);
     }
 }
 
@@ -279,10 +282,10 @@ impl Writer {
             }
         };
         let sequenced = Sequenced { received_at: draft.time, patient_previous, patient_number };
-        let leaf = entry_leaf(&entry.bytes, &entry.commitment, sequenced);
+        let leaf = entry.leaf.finish(sequenced);
         // Level 0 is the leaf column; only fuller tiles are stored.
         draft.tiles.extend(draft.edge.append(leaf).into_iter().filter(|tile| tile.level > 0));
-        draft.unsealed.add(&entry.meta, &entry.sealed);
+        draft.unsealed.add(entry.seal_leaf);
         draft.standing_changed |= self.standing.apply(&entry.meta);
         draft.ids.insert(entry.meta.id);
         let received_at = Timestamp(draft.time);
@@ -366,7 +369,8 @@ pub(super) fn prepare_in(keys: &Keys, bucket: u32, meta: Meta, items: &[Item]) -
     let sealing = keyring.sealing(bucket).or_else(|| keyring.sealing(OWN_BUCKET));
     let sealing = sealing.expect("a keyring never loses its newest version and its own bucket");
     let seal::Sealed { bytes: sealed, commitment } = seal::seal(&sealing, meta.id.as_bytes(), &bytes, items);
-    Prepared { index: Indexed::of(&meta), meta, bytes, commitment, sealed }
+    let (leaf, seal_leaf) = (LeafStart::new(&bytes, &commitment), seal_leaf(meta.id, &sealed));
+    Prepared { index: Indexed::of(&meta), leaf, seal_leaf, meta, bytes, commitment, sealed }
 }
 
 /// The receipt of a stored entry.

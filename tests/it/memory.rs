@@ -52,7 +52,8 @@ fn vault(dir: &Path) -> String {
 async fn after_the_start_nothing_of_the_passphrase_is_in_memory_and_keys_are_on_the_heap_alone() {
     let folder = tempfile::tempdir().unwrap();
     let admin = vault(folder.path());
-    let server = serve(folder.path(), &[]).unwrap();
+    // The allocator sets less address space aside, for all of it is searched.
+    let server = serve(folder.path(), &[("MIMALLOC_ARENA_RESERVE", "16384")]).unwrap();
     let pid = server.pid();
     if File::open(format!("/proc/{pid}/mem")).is_err() {
         eprintln!(

@@ -7,8 +7,8 @@ use crate::domain::index::{Dimension, Term};
 
 use super::super::{SEGMENT, StoreError};
 use super::chunk;
-use super::filter::Filter;
-use super::index::{HEADS, MOMENTS, chunk_key, load_closed, read_chunk};
+use super::closed::{HEADS, MOMENTS, chunk_key, load_closed, read_chunk};
+use super::filter::{Filter, ID_BITS, PATIENT_BITS};
 use super::{read, signed, unavailable};
 
 /// The dimensions that have a filter, in its order.
@@ -17,7 +17,7 @@ const FILTERED: [Dimension; 2] = [Dimension::Id, Dimension::Patient];
 /// Calls `each` with everything in the stored index of a closed segment; `false` if there is none. Order, fences, filters and the
 /// number of chunks must be exactly what closing a segment writes.
 pub(super) fn segment(connection: &Connection, n: u64, each: &mut dyn FnMut(u8, u64, u16)) -> Result<bool, StoreError> {
-    let Some(closed) = load_closed(connection, n)? else { return Ok(false) };
+    let Some((closed, filters)) = load_closed(connection, n)? else { return Ok(false) };
     let wrong = |what: &str| StoreError::Corrupt(format!("the index of segment {n} has {what}"));
     let (mut chunks, mut filtered) = (0, [Vec::new(), Vec::new()]);
     for (dimension, fences) in &closed.fences {
@@ -56,8 +56,9 @@ pub(super) fn segment(connection: &Connection, n: u64, each: &mut dyn FnMut(u8, 
     if found != chunks {
         return Err(wrong("chunks that no fence names"));
     }
-    for (terms, filter) in filtered.iter().zip([&closed.ids, &closed.patients]) {
-        if Filter::new(terms.iter()).bytes() != filter.bytes() {
+    let stored = [(ID_BITS, &filters.ids), (PATIENT_BITS, &filters.patients)];
+    for (terms, (bits, filter)) in filtered.iter().zip(stored) {
+        if Filter::new(bits, terms.iter()).bytes() != filter.bytes() {
             return Err(wrong("a filter that hides or invents terms"));
         }
     }
@@ -66,7 +67,7 @@ pub(super) fn segment(connection: &Connection, n: u64, each: &mut dyn FnMut(u8, 
 
 /// The stored activity of a closed segment, if its index is complete.
 pub(super) fn activity(connection: &Connection, n: u64) -> Result<Option<Activity>, StoreError> {
-    let Some(closed) = load_closed(connection, n)? else { return Ok(None) };
+    let Some((closed, _)) = load_closed(connection, n)? else { return Ok(None) };
     closed.activity(connection, n, true).map(Some)
 }
 

@@ -16,6 +16,7 @@ use index::Index;
 
 mod audit;
 mod chunk;
+mod closed;
 mod filter;
 mod index;
 mod open;

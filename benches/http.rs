@@ -1,0 +1,254 @@
+//! `cargo bench --bench http`: one entry a request, as applications send them, beside a bare service that parses the same JSON and
+//! appends it to one table by the same group commit, without sealing, ledger or index. Both are processes of their own, and are asked
+//! by the same clients in turns. Figures are only believed when every answer was 201 and `verify` finds the vault intact.
+//!
+//! `PHIVAULT_BENCH_SECONDS` sets how long each point is measured (default 5).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use phivault::domain::json;
+use phivault::domain::submission::Submission;
+use rusqlite::{Connection, params};
+use tokio::sync::{mpsc, oneshot};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Connections at a time.
+const POINTS: [usize; 3] = [1, 16, 64];
+/// Each point is measured so often, the services in turns; the middle one counts.
+const ROUNDS: usize = 3;
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    if let Some(at) = words.iter().position(|it| it == "--bare") {
+        return bare(Path::new(&words[at + 1]));
+    }
+    let smoke = words.iter().any(|it| it == "--test");
+    let seconds = std::env::var("PHIVAULT_BENCH_SECONDS").ok().and_then(|it| it.parse().ok()).unwrap_or(5.0);
+    let span = Duration::from_secs_f64(if smoke { 0.2 } else { seconds });
+    let folder = tempfile::tempdir().expect("a folder to work in can be made");
+    let (mut bare, bare_url) = start_bare(&folder.path().join("bare.db"));
+    let (mut vault, vault_url, token) = start_vault(&folder.path().join("vault"));
+    println!(
+        "{:<12} {:>12} {:>10} {:>10} {:>12} {:>10} {:>10} {:>7} {:>7}",
+        "connections", "vault/s", "p50 us", "p99 us", "bare/s", "p50 us", "p99 us", "ratio", "p99"
+    );
+    for clients in POINTS {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            rounds.push((load(&vault_url, &token, clients, span), load(&bare_url, &token, clients, span)));
+        }
+        rounds.sort_by(|a, b| (a.0.rate / a.1.rate).total_cmp(&(b.0.rate / b.1.rate)));
+        let (of_vault, of_bare) = &rounds[ROUNDS / 2];
+        println!(
+            "{clients:<12} {:>12.0} {:>10.0} {:>10.0} {:>12.0} {:>10.0} {:>10.0} {:>7.2} {:>7.2}",
+            of_vault.rate,
+            of_vault.p50,
+            of_vault.p99,
+            of_bare.rate,
+            of_bare.p50,
+            of_bare.p99,
+            of_vault.rate / of_bare.rate,
+            of_vault.p99 / of_bare.p99
+        );
+    }
+    bare.kill().expect("the bare service ends");
+    bare.wait().expect("it is gone");
+    let stopped = Command::new("kill").arg(vault.id().to_string()).status().expect("kill is there");
+    assert!(stopped.success() && vault.wait().expect("it ends").success(), "the vault stops by itself");
+    let verified = program().args(["verify", "--dir"]).arg(folder.path().join("vault")).output().expect("verify runs");
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    println!("{}", String::from_utf8_lossy(&verified.stdout).lines().next().unwrap_or_default());
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phivault"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PHIVAULT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A vault with a submitter's token.
+fn start_vault(dir: &Path) -> (Child, String, String) {
+    std::fs::create_dir(dir).expect("a folder can be made");
+    let key = dir.join("unlock.key");
+    phivault::keyfile::create_key_file(&key).expect("a key file can be made");
+    let made = program().arg("init").arg("--dir").arg(dir).arg("--key-file").arg(&key).output().expect("init runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut serve = program();
+    serve.arg("serve").arg("--config").arg(dir.join("phivault.toml"));
+    serve.env("PHIVAULT_SERVER__LISTEN", "127.0.0.1:0").env("PHIVAULT_LOG__LEVEL", "warn");
+    let (child, url) = announced(serve);
+    let admin = dir.join("admin.token");
+    std::fs::write(&admin, String::from_utf8_lossy(&made.stdout).trim()).expect("the token can be kept");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&admin, private).expect("it can be made private");
+    let mut token = program();
+    token
+        .args(["token", "create", "--role", "submitter", "--label", "bench", "--url", &url, "--token-file"])
+        .arg(&admin);
+    let token = token.output().expect("the token is made");
+    assert!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    let text = String::from_utf8_lossy(&token.stdout).into_owned();
+    let token = text.split_whitespace().find(|it| it.starts_with("phv_")).expect("a token is printed").to_owned();
+    (child, url, token)
+}
+
+fn start_bare(database: &Path) -> (Child, String) {
+    let mut command = Command::new(std::env::current_exe().expect("this program is there"));
+    command.arg("--bare").arg(database);
+    announced(command)
+}
+
+/// Starts a service that prints where it listens.
+fn announced(mut command: Command) -> (Child, String) {
+    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).expect("it speaks") > 0, "it ended before it said where it listens");
+        if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) {
+            let url = url.to_owned();
+            // What it says later must not fill the pipe.
+            std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+            return (child, url);
+        }
+    }
+}
+
+struct Figures {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+/// Requests by so many connections for a time, each with a new entry.
+fn load(url: &str, token: &str, clients: usize, span: Duration) -> Figures {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let stop = AtomicBool::new(false);
+    let began = Instant::now();
+    let mut times: Vec<u32> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..clients)
+            .map(|n| {
+                let stop = &stop;
+                scope.spawn(move || client(address, token, n as u64, stop))
+            })
+            .collect();
+        std::thread::sleep(span);
+        stop.store(true, Ordering::Relaxed);
+        all.into_iter().flat_map(|it| it.join().expect("a client does not panic")).collect()
+    });
+    let spent = began.elapsed().as_secs_f64();
+    times.sort_unstable();
+    let at = |share: usize| f64::from(times[(times.len() * share / 100).min(times.len() - 1)]);
+    Figures { rate: times.len() as f64 / spent, p50: at(50), p99: at(99) }
+}
+
+fn client(address: &str, token: &str, seed: u64, stop: &AtomicBool) -> Vec<u32> {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_nodelay(true).expect("the option is known");
+    let (mut times, mut buffer, mut state) = (Vec::new(), vec![0; 16_384], seed + 1);
+    let mut chance = move || {
+        // Steele, Lea and Flood, 2014.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 16
+    };
+    let value: String = (0..300).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    while !stop.load(Ordering::Relaxed) {
+        let (user, patient, id) = (chance() % 2_000, chance() % 200_000, uuid::Uuid::now_v7());
+        let body = format!(
+            r#"{{"id":"{id}","action":"update","actor":{{"id":"user-{user}","role":"physician"}},"patient":{{"id":"MRN-{patient}"}},"record":{{"type":"Observation","id":"o-{patient}"}},"reason":{{"code":"TREAT"}},"changes":[{{"field":"value","new":"{value}"}}]}}"#
+        );
+        let request = format!(
+            "POST /v1/entries HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let began = Instant::now();
+        stream.write_all(request.as_bytes()).expect("it takes the request");
+        answer(&mut stream, &mut buffer);
+        times.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
+    }
+    times
+}
+
+/// Reads one answer whole; it must be 201.
+fn answer(stream: &mut TcpStream, buffer: &mut [u8]) {
+    let mut have = 0;
+    loop {
+        let read = stream.read(&mut buffer[have..]).expect("it answers");
+        assert!(read > 0, "it hung up: {}", String::from_utf8_lossy(&buffer[..have]));
+        have += read;
+        let Some(end) = buffer[..have].windows(4).position(|it| it == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&buffer[..end]).to_lowercase();
+        assert!(head.starts_with("http/1.1 201"), "{}", String::from_utf8_lossy(&buffer[..have]));
+        let length = head
+            .lines()
+            .find_map(|it| it.strip_prefix("content-length:"))
+            .and_then(|it| it.trim().parse::<usize>().ok());
+        if have >= end + 4 + length.unwrap_or(0) {
+            return;
+        }
+    }
+}
+
+/// A body that waits for its commit.
+type Waiting = (Vec<u8>, oneshot::Sender<i64>);
+
+/// The bare service: parse, append, commit together what has come, answer.
+fn bare(database: &Path) {
+    let mut db = Connection::open(database).expect("a database can be made");
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+        CREATE TABLE entry (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT",
+    )
+    .expect("the table can be made");
+    let (queue, mut queued) = mpsc::unbounded_channel::<Waiting>();
+    std::thread::spawn(move || {
+        let mut sequence = 0;
+        while let Some(first) = queued.blocking_recv() {
+            let mut all = vec![first];
+            while let Ok(next) = queued.try_recv() {
+                all.push(next);
+            }
+            let transaction = db.transaction().expect("a transaction begins");
+            for (body, _) in &all {
+                let mut insert =
+                    transaction.prepare_cached("INSERT INTO entry VALUES (?1, ?2)").expect("the statement is right");
+                insert.execute(params![sequence, body]).expect("a row goes in");
+                sequence += 1;
+            }
+            transaction.commit().expect("the commit holds");
+            for (n, (_, reply)) in (sequence - all.len() as i64..).zip(all) {
+                let _ = reply.send(n);
+            }
+        }
+    });
+    let serve = async move {
+        let queue = web::Data::new(queue);
+        let server =
+            HttpServer::new(move || App::new().app_data(queue.clone()).route("/v1/entries", web::post().to(take)));
+        let server = server.workers(2).bind("127.0.0.1:0").expect("a port is free");
+        println!("http://{}", server.addrs()[0]);
+        server.run().await.expect("it serves");
+    };
+    actix_web::rt::System::new().block_on(serve);
+}
+
+async fn take(body: web::Bytes, queue: web::Data<mpsc::UnboundedSender<Waiting>>) -> HttpResponse {
+    if json::parse::<Submission>(&body).is_err() {
+        return HttpResponse::BadRequest().finish();
+    }
+    let (reply, answer) = oneshot::channel();
+    queue.send((body.to_vec(), reply)).expect("the writer lives");
+    let sequence = answer.await.expect("the writer answers");
+    HttpResponse::Created().content_type("application/json").body(format!(r#"{{"sequence":{sequence}}}"#))
+}
