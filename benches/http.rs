@@ -4,7 +4,7 @@
 //!
 //! `PHIVAULT_BENCH_SECONDS` sets how long each point is measured (default 5).
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -111,17 +111,16 @@ fn start_bare(database: &Path) -> (Child, String) {
 /// Starts a service that prints where it listens.
 fn announced(mut command: Command) -> (Child, String) {
     let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("it starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped"));
-    loop {
-        let mut line = String::new();
-        assert!(lines.read_line(&mut line).expect("it speaks") > 0, "it ended before it said where it listens");
-        if let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) {
-            let url = url.to_owned();
-            // What it says later must not fill the pipe.
-            std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-            return (child, url);
-        }
-    }
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+    let url =
+        lines.find_map(|line| line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned));
+    // What it says later must not fill the pipe.
+    std::thread::spawn(move || lines.count());
+    let Some(url) = url else {
+        let ended = child.wait().expect("it ended");
+        panic!("it ended before it said where it listens: {ended}");
+    };
+    (child, url)
 }
 
 struct Figures {

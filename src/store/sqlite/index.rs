@@ -130,7 +130,7 @@ impl Index {
                 let closing = Arc::new(Closing { n: row.sequence / SEGMENT, gathered, cut: OnceLock::new() });
                 state.segments.push(Segment::Closing(closing.clone()));
                 let filters = self.filters.clone();
-                std::thread::spawn(move || {
+                aside(move || {
                     let cut = cut(closing.n, &closing.gathered);
                     filters.put(closing.n, &cut.filters);
                     closing.cut.get_or_init(|| cut);
@@ -297,7 +297,7 @@ impl Index {
         if let Some(slot) = state.segments.iter_mut().find(|it| matches!(it, Segment::Closing(_))) {
             let old = std::mem::replace(slot, Segment::Closed(Arc::new(closed)));
             // Half a million small pieces are given back: not here, where writers and readers wait.
-            std::thread::spawn(move || drop(old));
+            aside(move || drop(old));
         }
         self.committed.store(0, Ordering::Relaxed);
     }
@@ -336,6 +336,15 @@ impl Gathered {
         self.deeds.add(&index.deed, received, position);
         self.count += 1;
     }
+}
+
+/// Does something that nobody waits for, behind all that somebody waits for.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        // On Linux this is the priority of this thread alone; where it is not granted the work is only done sooner.
+        let _ = rustix::process::setpriority_process(None, 15);
+        work();
+    });
 }
 
 fn within(sequence: u64) -> u16 {
