@@ -71,7 +71,9 @@ async fn figures_of_entries_that_were_altered_while_the_vault_ran_do_not_pass() 
     };
     swap("dr_evil", "dr_goof");
     let lie = make(&app, &json!({"report": "access", "actor": "dr_goof", "reason": {"code": "HCOMPL"}})).await;
-    // The index still leads to the user whom they were of.
+    // The index still leads from the user whom they were of to what was altered.
+    let robbed = make(&app, &json!({"report": "access", "actor": "dr_evil", "reason": {"code": "HCOMPL"}})).await;
+    assert!(robbed["altered"].as_array().unwrap().len() > 5, "{robbed:#}");
     let bent = make(&app, &json!({"report": "reasons", "reason": {"code": "HCOMPL"}})).await;
     let told = fetch(&app, &bent, "json").await.json();
     assert!(told["head"].to_string().contains("ALTERED") && bent["altered"].as_array().unwrap().len() > 5, "{told:#}");

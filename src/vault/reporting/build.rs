@@ -138,6 +138,11 @@ impl Vault {
         let filter = self.filter(kind, &params)?;
         let (mut covered, mut read, mut edge, mut altered) = (0, 0, Edge::new(), Vec::new());
         let mut take = |row: &Row| {
+            let leaf = leaf_of(row);
+            // Also of what does not belong here any more as it stands now.
+            if leaf != row.leaf && altered.len() < MAX_ALTERED {
+                altered.push(row.sequence);
+            }
             let meta = decode(row)?;
             let received = Timestamp(row.received_at);
             if !kind.belongs(&meta, &filter, received) || self.is_withheld(&params, row, &meta)? {
@@ -145,10 +150,6 @@ impl Vault {
             }
             read += 1;
             covered += u64::from(params.covers(meta.occurred_at.unwrap_or(received)));
-            let leaf = leaf_of(row);
-            if leaf != row.leaf && altered.len() < MAX_ALTERED {
-                altered.push(row.sequence);
-            }
             edge.append(leaf);
             each(row, &meta)
         };
