@@ -143,6 +143,8 @@ pub struct Vault {
     approvals: Mutex<BTreeMap<String, Approval>>,
     /// Reports that are kept.
     reports: Mutex<BTreeMap<String, KeptReport>>,
+    /// Whether a kept report's row was altered or removed: then nothing is made for a person.
+    reports_untrusted: bool,
     /// Plans to restore records.
     restores: Mutex<BTreeMap<String, Plan>>,
     holds: Mutex<BTreeMap<String, Hold>>,

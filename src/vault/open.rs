@@ -103,6 +103,7 @@ struct Sound {
     approvals: BTreeMap<String, Approval>,
     plans: BTreeMap<String, Plan>,
     reports: BTreeMap<String, KeptReport>,
+    reports_untrusted: bool,
     holds: BTreeMap<String, Hold>,
     /// Whether a hold's row was altered or removed.
     holds_untrusted: bool,
@@ -150,6 +151,7 @@ impl Sound {
         let (plans, more) = book::load(&rows, restoring::KIND, &standing, &keys.ring());
         untrusted += more;
         let (reports, more) = book::load(&rows, reporting::KIND, &standing, &keys.ring());
+        let reports_untrusted = more > 0;
         untrusted += more;
         let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys.ring());
         counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
@@ -174,6 +176,7 @@ impl Sound {
             approvals,
             plans,
             reports,
+            reports_untrusted,
             holds,
             holds_untrusted,
             damaged,
@@ -237,6 +240,7 @@ impl Vault {
             approvals,
             plans,
             reports,
+            reports_untrusted,
             holds,
             holds_untrusted,
             damaged,
@@ -259,6 +263,7 @@ impl Vault {
             approvals: Mutex::new(approvals),
             restores: Mutex::new(plans),
             reports: Mutex::new(reports),
+            reports_untrusted,
             holds: Mutex::new(holds),
             holds_untrusted,
             deciding: Mutex::default(),

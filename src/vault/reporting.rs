@@ -12,12 +12,9 @@ use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::document::Document;
 use crate::domain::meta::{Patient, Record};
-use crate::domain::query::QueryIn;
-use crate::domain::reports::accounting::{Request, Suspension, suspended_until};
-use crate::domain::reports::{Params, ReportKind, Withheld};
+use crate::domain::reports::{Params, ReportKind};
 use crate::domain::rules::Item;
-use crate::domain::submission::{ReasonIn, object};
-use crate::domain::time::{Timestamp, parse_offset};
+use crate::domain::time::Timestamp;
 use crate::domain::value::Phi;
 
 use super::Vault;
@@ -28,12 +25,14 @@ use super::record::{CheckedReason, Note};
 use super::standing::{STATE_DIGESTS, digest_of};
 
 mod again;
+mod asked;
 mod build;
 mod continuity;
 mod counted;
 mod head;
 mod manifest;
 
+pub use asked::ReportIn;
 pub use manifest::{ReportChecked, check_report};
 
 /// The kind of a kept report's state row.
@@ -44,40 +43,6 @@ const MAX_KEPT: usize = 40_000;
 const PIECE: usize = 48 * 1024;
 /// The most bytes of an accounting that are kept whole.
 const MAX_GIVEN: usize = 700 * 1024;
-
-/// What a report is asked for. Which parts are needed depends on the report; all others may be left out.
-#[derive(Deserialize, ToSchema, Default)]
-#[serde(deny_unknown_fields)]
-pub struct ReportIn {
-    /// access, users, patient, disclosures, break-glass, review, logins, reasons, privileged, integrity, continuity or values.
-    #[schema(required = true)]
-    pub report: Option<String>,
-    /// The user.
-    pub actor: Option<String>,
-    /// The patient.
-    pub patient: Option<String>,
-    /// The type of the records.
-    pub record_type: Option<String>,
-    /// One record.
-    pub record_id: Option<String>,
-    /// The numeric field of a values report.
-    pub field: Option<String>,
-    /// The column that the entries of an access report are sorted by.
-    pub sort: Option<String>,
-    /// Not before this time (RFC 3339), by the time things happened.
-    pub from: Option<String>,
-    /// Before this time; the time of the report if absent.
-    pub to: Option<String>,
-    /// The offset from UTC in which days and hours are counted: Z (default) or such as +02:00.
-    pub time_zone: Option<String>,
-    /// What an accounting of disclosures takes beside that.
-    #[serde(default, deserialize_with = "object")]
-    pub accounting: Option<Request>,
-    /// Why it is made.
-    #[schema(required = true)]
-    #[serde(default, deserialize_with = "object")]
-    pub reason: Option<ReasonIn>,
-}
 
 /// A report that is kept: all that it takes to make it again.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -120,6 +85,14 @@ pub struct KeptReport {
 
 pub(super) type Reports<'a> = MutexGuard<'a, BTreeMap<String, KeptReport>>;
 
+impl KeptReport {
+    /// Whether it is a copy for the person, which does not say how many entries it was made of. Every report to a patient is one,
+    /// whether something is withheld or not: otherwise the difference would tell.
+    fn is_for_person(&self) -> bool {
+        self.report == ReportKind::Patient || self.parameters.accounting.as_ref().is_some_and(|it| it.for_person)
+    }
+}
+
 impl Vault {
     /// Makes a report. The entry that records it is on disk before anything is read.
     ///
@@ -136,7 +109,7 @@ impl Vault {
         }
         let asked = self.for_patient(caller, kind, asked)?;
         let reason = self.reason(caller, Action::REPORT, asked.reason.clone().unwrap_or_default())?;
-        let mut parameters = check(kind, asked)?;
+        let mut parameters = asked::check(kind, asked)?;
         self.check_ids(&parameters)?;
         self.complete(kind, &mut parameters)?;
         let _room = self.long_read()?;
@@ -168,22 +141,6 @@ impl Vault {
         kept.sha256 = digest(&document);
         self.keep_report(caller, reason, &kept, &document)?;
         Ok((told(caller, kept), document))
-    }
-
-    /// What a patient's token may ask for: the report about the patient, whatever else it names.
-    fn for_patient(&self, caller: &Caller, kind: ReportKind, asked: ReportIn) -> Result<ReportIn, VaultError> {
-        if caller.role != Role::Patient {
-            return Ok(asked);
-        }
-        if kind != ReportKind::Patient {
-            self.allow(caller, Permission::Report, Action::REPORT)?;
-        }
-        let patient = Some(self.patient_of_token(&caller.token_id).ok_or(VaultError::Denied)?);
-        if asked.patient.is_some() && asked.patient != patient {
-            self.allow(caller, Permission::Report, Action::REPORT)?;
-        }
-        let ReportIn { report, from, to, time_zone, reason, .. } = asked;
-        Ok(ReportIn { report, patient, from, to, time_zone, reason, ..ReportIn::default() })
     }
 
     /// Makes a kept report again, to the same bytes. Recorded.
@@ -226,43 +183,6 @@ impl Vault {
         all = all.into_iter().map(|it| told(caller, it)).collect();
         all.sort_by_key(|it| std::cmp::Reverse((it.made_at, it.id)));
         Ok(all)
-    }
-
-    /// What an accounting, or a report for the person, takes from the accountings before: suspensions that were named go on until
-    /// they end, or until another accounting names others.
-    fn complete(&self, kind: ReportKind, params: &mut Params) -> Result<(), VaultError> {
-        if !matches!(kind, ReportKind::Disclosures | ReportKind::Patient) {
-            return Ok(());
-        }
-        let today = params.zone_day(self.clock.now());
-        let (mut suspensions, mut last) = (None, None);
-        let reports = self.read_reports();
-        let mut before: Vec<_> = reports.values().filter(|it| it.report == ReportKind::Disclosures).collect();
-        before.retain(|it| it.parameters.patient == params.patient);
-        before.sort_by_key(|it| (it.made_at, it.id));
-        for it in before {
-            let Some(request) = &it.parameters.accounting else { continue };
-            suspensions = request.suspensions.clone().or(suspensions);
-            last = if request.for_person { Some(it.parameters.zone_day(it.made_at)) } else { last };
-        }
-        if kind == ReportKind::Patient {
-            let in_force = |it: &Suspension| suspended_until(it, today).is_some();
-            let suspensions: Vec<_> = suspensions.into_iter().flatten().filter(in_force).collect();
-            params.withheld = (!suspensions.is_empty()).then_some(Withheld { suspensions, on: today });
-            return Ok(());
-        }
-        let request = params.accounting.get_or_insert_default();
-        if request.requested_on.is_some_and(|it| it > today) {
-            let detail =
-                "The day of the request (requested_on) is a date such as 2026-11-24, and not later than today.";
-            return Err(refused("/accounting/requested_on", "day_in_future", detail));
-        }
-        request.suspensions = request.suspensions.take().or(suspensions);
-        request.last_accounting = request.last_accounting.or(last);
-        let zone = Params { offset: params.offset, ..Params::default() };
-        request.since = request.since.or(params.from.map(|it| zone.zone_day(it)));
-        request.through = request.through.or(params.to.map(|it| zone.zone_day(Timestamp(it.0 - 1))));
-        Ok(())
     }
 
     pub(super) fn read_reports(&self) -> Reports<'_> {
@@ -353,70 +273,6 @@ impl Vault {
             n => format!("{passed}; {n} findings since the start, see the integrity report"),
         }
     }
-
-    fn check_ids(&self, params: &Params) -> Result<(), VaultError> {
-        let query = QueryIn {
-            actor: params.actor.clone(),
-            patient: params.patient.clone(),
-            record_type: params.record_type.clone(),
-            record_id: params.record_id.clone(),
-            field: params.field.clone(),
-            ..QueryIn::default()
-        };
-        let in_body = |mut it: crate::domain::issue::Issue| {
-            it.pointer = format!("/{}", it.pointer);
-            it
-        };
-        let checked = query.check(|id| self.patient_forms(id));
-        checked.map(|_| ()).map_err(|found| VaultError::Invalid(found.into_iter().map(in_body).collect()))
-    }
-}
-
-/// The parameters of a report, if they make sense.
-fn check(kind: ReportKind, asked: ReportIn) -> Result<Params, VaultError> {
-    let time = |pointer: &str, text: Option<String>| {
-        let wrong = || refused(pointer, "time_invalid", "This is no RFC 3339 time such as 2026-11-01T00:00:00Z.");
-        text.map(|it| Timestamp::parse(&it).ok_or_else(wrong)).transpose()
-    };
-    let (from, to) = (time("/from", asked.from)?, time("/to", asked.to)?);
-    if let (Some(from), Some(to)) = (from, to)
-        && to <= from
-    {
-        return Err(refused("/to", "time_order", "The end (to) must lie after the beginning (from)."));
-    }
-    let offset = parse_offset(asked.time_zone.as_deref().unwrap_or("Z"))
-        .ok_or_else(|| refused("/time_zone", "zone_invalid", "The time zone is Z or an offset such as +02:00."))?;
-    let given = [
-        ("actor", asked.actor.is_some()),
-        ("patient", asked.patient.is_some()),
-        ("record_type", asked.record_type.is_some()),
-        ("record_id", asked.record_id.is_some()),
-        ("field", asked.field.is_some()),
-        ("sort", asked.sort.is_some()),
-        ("accounting", asked.accounting.is_some()),
-    ];
-    if let Some(missing) = kind.required().iter().find(|it| !given.contains(&(**it, true))) {
-        let detail = format!("The report {} needs {missing}.", kind.name());
-        return Err(refused(&format!("/{missing}"), "missing", detail));
-    }
-    if let Some((more, _)) = given.iter().find(|it| it.1 && !kind.takes().contains(&it.0)) {
-        let takes = kind.takes().join(", ");
-        let takes = if takes.is_empty() { "only a period".to_owned() } else { takes };
-        let detail = format!("The report {} does not go by {more}. It takes: {takes}.", kind.name());
-        return Err(refused(&format!("/{more}"), "not_used", detail));
-    }
-    if let Some(sort) = &asked.sort
-        && !crate::domain::reports::SORTS.contains(&sort.as_str())
-    {
-        let detail = format!("Columns to sort by: {}.", crate::domain::reports::SORTS.join(", "));
-        return Err(refused("/sort", "column_unknown", detail));
-    }
-    if let Some(problem) = asked.accounting.as_ref().and_then(Request::problem) {
-        return Err(refused("/accounting", "accounting_invalid", problem));
-    }
-    let ReportIn { actor, patient, record_type, record_id, field, sort, accounting, .. } = asked;
-    let offset = offset.local_minus_utc();
-    Ok(Params { actor, patient, record_type, record_id, field, sort, from, to, offset, accounting, withheld: None })
 }
 
 /// A kept report as a caller may see it: who asked for a suspension is not metadata.

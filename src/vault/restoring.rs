@@ -49,8 +49,7 @@ impl Vault {
         let filter = self.record_filter(&record.kind, &record.id)?;
         let places = self.places(&filter, self.store.size())?;
         let _room = self.room_for(&places)?;
-        let done = || places.iter().filter(|it| it.done);
-        let (Some(first), Some(base)) = (done().next(), done().next_back()) else { return Err(VaultError::NotFound) };
+        let base = places.iter().rfind(|it| it.done).ok_or(VaultError::NotFound)?;
         let mut seen = Seen::default();
         let now = self.fold(&places, AsOf::default(), &mut seen)?;
         let (mut fields, conflicts, words) = match target {
@@ -68,11 +67,15 @@ impl Vault {
             let detail = format!("This would change more than {MAX_CHANGES} fields; undo single entries instead.");
             return Err(refused("", "too_many", detail));
         }
+        let (owner, since) = self.owner(&places)?;
+        if fields.iter().flat_map(|it| it.from.iter().chain(&it.to)).any(|it| it.sequence < since) {
+            let detail = "This reaches back to a record of the same name that belonged to another application. Restore to a time after the newest beginning.";
+            return Err(refused("", "other_application", detail));
+        }
         let at = self.clock.now();
         let plan = Plan {
             id: format!("res-{}", hex::encode(crate::crypto::random::array::<8>())),
-            // Whoever wrote to it later does not come to own it, nor to see what others wrote.
-            owner: super::search::decode(&self.row(first.sequence)?)?.source,
+            owner,
             record,
             target: words,
             stage: PlanStage::Pending,
@@ -97,6 +100,20 @@ impl Vault {
         self.record_plan(caller, reason, &plan, seen)?;
         plans.insert(plan.id.clone(), plan.clone());
         Ok(PlanView { plan, changes: shown(changes) })
+    }
+
+    /// The application that a record belongs to, and since which position: the one that began its newest life. Whoever wrote to it
+    /// later does not come to own it, nor to see what others wrote; nor does whoever had another record of that name before.
+    fn owner(&self, places: &[Place]) -> Result<(String, u64), VaultError> {
+        let (mut owner, mut ended): (Option<(String, u64)>, bool) = (None, false);
+        for it in places.iter().filter(|it| it.done) {
+            let meta = super::search::decode(&self.row(it.sequence)?)?;
+            let begins = ended && [Action::CREATE, Action::BASELINE].contains(&meta.action);
+            let same = owner.as_ref().is_some_and(|it| it.0 == meta.source);
+            ended = meta.action == Action::DELETE;
+            owner = owner.filter(|_| !begins || same).or(Some((meta.source, it.sequence)));
+        }
+        owner.ok_or(VaultError::NotFound)
     }
 
     /// All plans, newest first, without values. Recorded, for they name records.

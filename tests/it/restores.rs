@@ -142,6 +142,11 @@ async fn undoing_one_entry_says_what_it_cannot_mean_and_names_every_later_change
     set(&app, "twice", "update", "z", json!(3), json!("-")).await;
     let answer = plan(&app, "twice", json!({"undo": added["id"], "overwrite": true})).await;
     assert_eq!(answer.code(), "nothing_to_restore");
+    // It was null before, which is nothing, and it is nothing now.
+    let filled = set(&app, "twice", "update", "w", json!(null), json!(3)).await;
+    set(&app, "twice", "update", "w", json!(3), json!("-")).await;
+    let answer = plan(&app, "twice", json!({"undo": filled["id"], "overwrite": true})).await;
+    assert_eq!(answer.code(), "nothing_to_restore");
     app.finish();
 }
 
@@ -219,4 +224,26 @@ async fn a_redacted_deletion_is_still_a_deletion() {
     two.both(&json!({"operation": "redact", "entry": deleted["id"], "authority": "order"})).await;
     assert_eq!(breaks().await, 1, "the update of a deleted record still shows");
     two.app.finish();
+}
+
+#[tokio::test]
+async fn a_record_belongs_to_whoever_began_its_newest_life_and_no_plan_shows_another_owner_the_life_before() {
+    let app = alone().await;
+    let second = app.with_token(&app.make_token(Role::Submitter, "second-app").await);
+    set(&app, "r", "create", "x", json!("-"), json!("first secret")).await;
+    set(&app, "r", "delete", "x", json!("first secret"), json!("-")).await;
+    for (action, sides) in [
+        ("create", json!([{"field": "x", "new": "second secret"}])),
+        ("update", json!([{"field": "x", "old": "second secret", "new": "newest"}])),
+    ] {
+        second.submit(&change("r", action, &sides)).await;
+    }
+    let made = plan(&app, "r", json!({"sequence": look(&app, "r", "history").await["steps"][2]["sequence"]})).await;
+    let path = approve(&app, &made).await;
+    assert_eq!(app.submitter().get(&path).await.status, 404, "the first application owned another record");
+    let fetched = second.get(&path).await;
+    assert_eq!((fetched.status, &fetched.json()["changes"][0]["new"]), (200, &json!("second secret")), "{fetched:?}");
+    let first = look(&app, "r", "history").await["steps"][0]["sequence"].clone();
+    assert_eq!(plan(&app, "r", json!({"sequence": first})).await.code(), "other_application");
+    app.finish();
 }

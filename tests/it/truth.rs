@@ -228,7 +228,7 @@ async fn nobody_learns_of_a_suspended_disclosure_from_what_a_person_is_given() {
     );
     // The vault remembers it.
     for body in [
-        json!({"report": "disclosures", "patient": "MRN-12345", "accounting": {"for_person": true}}),
+        json!({"report": "disclosures", "patient": "MRN-12345", "accounting": {"for_person": true, "requested_on": day(-20)}}),
         json!({"report": "patient", "patient": "MRN-12345"}),
     ] {
         let mut body = body;
@@ -250,12 +250,104 @@ async fn nobody_learns_of_a_suspended_disclosure_from_what_a_person_is_given() {
     let given = patient.get(&format!("/v1/reports/{}", made.json()["id"].as_str().unwrap())).await.json();
     let outside = table(&given, "Each time").iter().filter(|it| it["what"] == "gave it to somebody outside").count();
     assert_eq!(outside, 1, "{given:#}");
-    // A second one within twelve months is not free, and an accounting that names no suspension any more tells.
+    // A copy of the same accounting is as free as it was; a second request within twelve months is not, and an accounting with no
+    // suspension any more tells.
+    let copy = fetch(&app, &make(&app, &office).await, "json").await.json();
+    assert!(copy.to_string().contains("It is free"), "{copy:#}");
     let mut lifted = office.clone();
+    lifted["accounting"]["requested_on"] = json!(day(0));
     lifted["accounting"]["suspensions"] = json!([]);
     let document = fetch(&app, &make(&app, &lifted).await, "json").await.json();
     assert_eq!(table(&document, "Disclosures").len(), 2);
     assert!(document.to_string().contains("It is not the first one in twelve months"), "{document:#}");
+    app.finish();
+}
+
+/// How often the person is told that something was given to somebody outside.
+async fn told_to_the_person(app: &App, zone: &str) -> usize {
+    let own = json!({"report": "patient", "time_zone": zone, "reason": {"code": "PATRQT"}});
+    let patient = app.client(Role::Patient);
+    let made = patient.post("/v1/reports", &own).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let given = patient.get(&format!("/v1/reports/{}", made.json()["id"].as_str().unwrap())).await.json();
+    table(&given, "Each time").iter().filter(|it| it["what"] == "gave it to somebody outside").count()
+}
+
+#[tokio::test]
+async fn suspensions_last_whatever_zone_is_asked_for_whatever_is_named_after_them_and_whatever_is_redacted() {
+    let two = crate::keys::Two::spawn().await;
+    let app = &two.app;
+    let day = |ahead: i64| (chrono::Utc::now() + chrono::TimeDelta::days(ahead)).format("%Y-%m-%d").to_string();
+    let at = format!("{}T10:00:00Z", day(-40));
+    let fbi = app.submitter().submit(&disclose(&at, "FBI", "164.512(f)")).await;
+    submit(app, &[disclose(&at, "Inspector", "164.512(d)"), disclose(&at, "Health Department", "164.512(b)")]).await;
+    let suspend = async |agency: &str, from: i64, until: i64| {
+        let named = json!([{"agency": agency, "written": true, "from": day(from), "until": day(until)}]);
+        make(app, &json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}, "accounting": {"suspensions": named}})).await;
+    };
+    assert_eq!(told_to_the_person(app, "Z").await, 3);
+    suspend("FBI", 0, 90).await;
+    // The first day of it: west of here it is still yesterday.
+    assert_eq!((told_to_the_person(app, "Z").await, told_to_the_person(app, "-14:00").await), (2, 2));
+    suspend("Inspector", -5, 0).await;
+    // The last day of it: east of here it is tomorrow. And the other agency's goes on.
+    assert_eq!((told_to_the_person(app, "Z").await, told_to_the_person(app, "+14:00").await), (1, 1));
+    two.both(&json!({"operation": "redact", "entry": fbi["id"], "authority": "order"})).await;
+    assert_eq!(told_to_the_person(app, "Z").await, 1, "an agency that cannot be read any more may be any");
+    // Named again with another end, the new statement counts.
+    suspend("FBI", -5, -3).await;
+    suspend("Inspector", -5, -3).await;
+    assert_eq!(told_to_the_person(app, "Z").await, 3);
+    two.app.finish();
+}
+
+#[tokio::test]
+async fn with_kept_reports_gone_nothing_is_made_for_a_person_for_nobody_knows_what_is_withheld() {
+    let mut app = App::spawn().await;
+    app.submitter().submit(&entry()).await;
+    make(&app, &json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}})).await;
+    app.stop();
+    let rows = Connection::open(app.dir().join("data/vault.db")).unwrap();
+    assert_eq!(rows.execute("DELETE FROM state WHERE kind = 'report'", []).unwrap(), 1);
+    drop(rows);
+    app.start();
+    let own = json!({"report": "patient", "reason": {"code": "PATRQT"}});
+    assert_eq!(app.client(Role::Patient).post("/v1/reports", &own).await.code(), "integrity");
+    let given = json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "PATRQT"}, "accounting": {"for_person": true}});
+    assert_eq!(app.officer().post("/v1/reports", &given).await.code(), "integrity");
+    let office = json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}});
+    assert_eq!(app.officer().post("/v1/reports", &office).await.status, 201);
+    app.stop();
+}
+
+#[tokio::test]
+async fn no_manifest_tells_whether_something_is_withheld() {
+    let app = App::spawn().await;
+    let at = (chrono::Utc::now() - chrono::TimeDelta::days(40)).format("%Y-%m-%dT10:00:00Z").to_string();
+    let mut seen = Vec::new();
+    for suspended in [false, true] {
+        if suspended {
+            app.submitter().submit(&disclose(&at, "FBI", "164.512(f)")).await;
+            let day = |ahead: i64| (chrono::Utc::now() + chrono::TimeDelta::days(ahead)).format("%Y-%m-%d").to_string();
+            let named = json!([{"agency": "FBI", "written": true, "from": day(-5), "until": day(90)}]);
+            make(&app, &json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}, "accounting": {"suspensions": named}})).await;
+        }
+        for role in [Role::Patient, Role::Auditor, Role::Officer] {
+            let client = app.client(role);
+            let mut asked = json!({"report": "patient", "reason": {"code": "PATRQT"}});
+            if role != Role::Patient {
+                asked["patient"] = json!("MRN-12345");
+            }
+            let made = client.post("/v1/reports", &asked).await;
+            let id = made.json()["id"].as_str().unwrap().to_owned();
+            let manifest =
+                client.get(&format!("/v1/reports/{id}/manifest?format=json")).await.json()["text"].to_string();
+            let lines: Vec<_> =
+                manifest.split("\\n").filter_map(|it| it.split(' ').next()).map(str::to_owned).collect();
+            seen.push(lines);
+        }
+    }
+    assert!(seen.iter().all(|it| *it == seen[0] && !it.contains(&"entries_read".to_owned())), "{seen:?}");
     app.finish();
 }
 

@@ -87,7 +87,8 @@ pub struct Request {
     pub variant: Variant,
     /// Only since this day, if the person asked for a shorter time (a)(3).
     pub since: Option<NaiveDate>,
-    /// Suspensions in force or past; if absent, those of the accounting of this person before.
+    /// Suspensions. Those that accountings of this person named before go on until they end, but those of an agency that is named
+    /// again: the new statement takes their place. An empty list lifts all.
     pub suspensions: Option<Vec<Suspension>>,
     /// Why more time is needed, if the extension of (c)(1)(ii) is used; the person must have been told so within 60 days.
     pub extension: Option<String>,
@@ -135,6 +136,8 @@ pub struct Disclosure {
     pub statement: Option<String>,
     /// The research protocol.
     pub protocol: Option<String>,
+    /// Its values are gone or damaged, so that nobody can tell who received it.
+    pub unread: bool,
     /// The entry.
     pub entry: uuid::Uuid,
 }
@@ -147,13 +150,15 @@ impl Disclosure {
             _ => None,
         };
         let at = time_of(entry);
+        let recipient = text("disclosure/recipient/name");
         Self {
             on: at.at_offset(params.zone()).date_naive(),
             at,
             purpose: entry.reason.standard.clone().unwrap_or_else(|| entry.reason.code.clone()),
             basis: entry.disclosure_basis.clone(),
             sensitivity: entry.sensitivity.clone(),
-            recipient: text("disclosure/recipient/name").unwrap_or_else(|| "(disposed of)".into()),
+            unread: recipient.is_none(),
+            recipient: recipient.unwrap_or_else(|| "(disposed of)".into()),
             address: text("disclosure/recipient/address"),
             description: text("disclosure/description"),
             statement: text("note"),
@@ -162,9 +167,9 @@ impl Disclosure {
         }
     }
 
-    /// Until when the person is not told of it because of one of these suspensions, and whose it is.
-    pub fn suspended<'a>(&self, suspensions: &'a [Suspension], on: NaiveDate) -> Option<(NaiveDate, &'a Suspension)> {
-        purposes::suspended(self, suspensions, on)
+    /// Whether one of these suspensions may be meant for it. Where the recipient cannot be read any more, any may.
+    pub fn may_be_of(&self, suspensions: &[Suspension]) -> bool {
+        purposes::those_of(self, suspensions).next().is_some()
     }
 }
 
@@ -174,6 +179,22 @@ impl Suspension {
         let plain =
             |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
         plain(&self.agency) == plain(recipient)
+    }
+
+    /// Whether its time is over on a day.
+    pub fn is_over(&self, on: NaiveDate) -> bool {
+        self.end() < on
+    }
+
+    /// The last day of it. An oral statement holds 30 days at most (a)(2)(ii)(C).
+    fn end(&self) -> NaiveDate {
+        let most = self.from + chrono::Days::new(30);
+        match (self.written, self.until) {
+            (true, Some(until)) => until,
+            // A written statement must name its time (a)(2)(i); one without is taken for an oral one.
+            (true, None) => most,
+            (false, until) => until.map_or(most, |it| it.min(most)),
+        }
     }
 }
 
@@ -222,18 +243,9 @@ pub fn is_free(request: &Request) -> bool {
     request.last_accounting.is_none_or(|last| last + chrono::Months::new(12) <= request.asked_on())
 }
 
-/// Whether a suspension holds on the day when the accounting is given, and until when. An oral statement holds 30 days at most (a)(2)(ii)(C).
+/// Whether a suspension holds on the day when the accounting is given, and until when.
 pub fn suspended_until(suspension: &Suspension, on: NaiveDate) -> Option<NaiveDate> {
-    let until = match (suspension.written, suspension.until) {
-        (true, Some(until)) => until,
-        // A written statement must name its time (a)(2)(i); one without is taken for an oral one.
-        (true, None) => suspension.from + chrono::Days::new(30),
-        (false, until) => {
-            let most = suspension.from + chrono::Days::new(30);
-            until.map_or(most, |it| it.min(most))
-        }
-    };
-    (suspension.from <= on && on <= until).then_some(until)
+    (suspension.from <= on && !suspension.is_over(on)).then_some(suspension.end())
 }
 
 pub(super) struct AccountingFold {

@@ -94,17 +94,15 @@ pub struct Params {
 /// Disclosures that the person is not told of yet (45 CFR 164.528(a)(2)).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Withheld {
-    /// Because of these.
+    /// Because of these, which were in force when the report was made.
     pub suspensions: Vec<accounting::Suspension>,
-    /// Judged on this day.
-    pub on: chrono::NaiveDate,
 }
 
 impl Withheld {
     /// Whether an entry is one of them.
     pub fn covers(&self, entry: &EntryView, items: &[Item], params: &Params) -> bool {
         entry.action == Action::DISCLOSE
-            && accounting::Disclosure::of(entry, items, params).suspended(&self.suspensions, self.on).is_some()
+            && accounting::Disclosure::of(entry, items, params).may_be_of(&self.suspensions)
     }
 }
 
@@ -127,11 +125,6 @@ impl Params {
     /// The same without what must not leave the office: who asked that a person is not told of something.
     pub fn without_suspensions(&self) -> Self {
         Self { accounting: None, withheld: None, ..self.clone() }
-    }
-
-    /// Whether this is a copy for the person, which does not say how many entries it was made of.
-    pub fn for_person(&self) -> bool {
-        self.withheld.is_some() || self.accounting.as_ref().is_some_and(|it| it.for_person)
     }
 
     /// The period of the same length before.

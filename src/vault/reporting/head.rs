@@ -23,7 +23,7 @@ impl Vault {
         let line = |label: &str, text: String| (label.to_owned(), text);
         let mut head = vec![line("About", about(params))];
         head.push(line("Period", period(kept)));
-        let of_person = kept.report == ReportKind::Patient || params.for_person();
+        let of_person = kept.is_for_person();
         let zone = format!("days and hours in UTC{}; times are UTC", params.zone());
         let made = format!("{} by {}, reason {}", seconds(kept.made_at), kept.made_by, kept.reason);
         let mut vouched = vec![

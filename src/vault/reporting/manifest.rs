@@ -51,7 +51,7 @@ impl Vault {
             format!("verified {}", kept.verified),
             format!("checkpoint {}", hex::encode(&kept.checkpoint)),
         ];
-        if !kept.parameters.for_person() {
+        if !kept.is_for_person() {
             lines.push(format!("entries_read {}", kept.entries_read));
             lines.push(format!("entries_root {}", kept.entries_root));
         }

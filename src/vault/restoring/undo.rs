@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::action::Action;
 use crate::domain::history::{Axis, Change, SetBy, State, Step};
+use crate::domain::value::{Phi, Value};
 
 use super::super::Vault;
 use super::super::approval::refused;
@@ -115,8 +116,11 @@ fn back(change: &Change, step: &Step, now: &State, then: &State) -> Result<Optio
     if earlier.is_some_and(|it| it.lost.is_some()) && change.old.is_none() {
         return Err(gone());
     }
-    let target = change.old.as_ref().or(earlier.and_then(|it| it.value.as_ref()));
-    if current.is_none_or(|it| it.lost.is_none()) && current.and_then(|it| it.value.as_ref()) == target {
+    // A field that is not there and one that is null are the same to undo.
+    let some = |it: &&Phi| *it.expose() != Value::Null;
+    let target = change.old.as_ref().or(earlier.and_then(|it| it.value.as_ref())).filter(some);
+    let has = current.and_then(|it| it.value.as_ref()).filter(some);
+    if current.is_none_or(|it| it.lost.is_none()) && has == target {
         return Ok(None);
     }
     let own = Origin { entry: step.id, sequence: step.sequence, place: change.place, before: true };

@@ -66,14 +66,22 @@ pub fn verdict(disclosure: &Disclosure, request: &Request) -> Verdict {
 }
 
 /// The suspension that keeps a disclosure from the person on a day, and its end.
-pub(super) fn suspended<'a>(
-    disclosure: &Disclosure,
+fn suspended<'a>(
+    disclosure: &'a Disclosure,
     suspensions: &'a [Suspension],
     on: NaiveDate,
 ) -> Option<(NaiveDate, &'a Suspension)> {
-    let Class::Told(paragraph) = class(disclosure) else { return None };
-    let held = suspensions.iter().filter(|it| may_suspend(paragraph) && it.is(&disclosure.recipient));
-    held.filter_map(|it| Some((suspended_until(it, on)?, it))).max_by_key(|it| it.0)
+    those_of(disclosure, suspensions).filter_map(|it| Some((suspended_until(it, on)?, it))).max_by_key(|it| it.0)
+}
+
+/// The suspensions that may be meant for a disclosure, whenever they hold.
+pub(super) fn those_of<'a>(
+    disclosure: &'a Disclosure,
+    suspensions: &'a [Suspension],
+) -> impl Iterator<Item = &'a Suspension> {
+    let suspendable = matches!(class(disclosure), Class::Told(paragraph) if may_suspend(paragraph));
+    // That a recipient was redacted must not tell the person what its agency asked to keep back.
+    suspensions.iter().filter(move |it| suspendable && (disclosure.unread || it.is(&disclosure.recipient)))
 }
 
 /// Only disclosures to a health oversight agency or law enforcement official can be suspended (a)(2)(i); where the basis does not
