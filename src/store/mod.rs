@@ -80,6 +80,17 @@ pub struct Usage {
     pub entries: i64,
 }
 
+/// SHA-256 of what is kept of a full segment beside its entries. The same entries give the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IndexDigests {
+    /// Of what entries are found by: fences, filters, postings.
+    pub postings: Hash,
+    /// Of the heads of what they are counted by.
+    pub heads: Hash,
+    /// Of its moments.
+    pub moments: Hash,
+}
+
 /// What a search of the index found.
 #[derive(Default, Debug)]
 pub struct Found {
@@ -175,6 +186,19 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
     fn activity(&self, segment: u64, end: u64, moments: bool) -> Result<Option<Activity>, StoreError>;
+
+    /// The digests of a full segment's index, if this process filled the segment: they do not rest on what was read from the disk
+    /// since.
+    fn index_made(&self, segment: u64) -> Option<IndexDigests>;
+
+    /// The digests of the index that these entries of a full segment make, with their times of receipt.
+    fn index_from(&self, segment: u64, entries: &[(Indexed, i64)]) -> IndexDigests;
+
+    /// The digests of a full segment's index as it is stored now; `None` if it is not stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Corrupt`].
+    fn index_stored(&self, segment: u64) -> Result<Option<IndexDigests>, StoreError>;
 
     /// All state rows of a kind, by rising id.
     ///

@@ -47,6 +47,7 @@ mod reveal;
 mod reviewing;
 mod scrub;
 mod search;
+mod segments;
 mod signing;
 mod standing;
 mod status;
@@ -136,6 +137,8 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
     keys: Arc<keys::Keys>,
     ledger: Arc<ledger::Ledger>,
+    /// What the index is held against.
+    segments: Arc<segments::Segments>,
     vocabulary: Vocabulary,
     tokens: RwLock<tokens::Tokens>,
     /// Held while a token is made or revoked.

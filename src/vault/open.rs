@@ -1,6 +1,6 @@
 //! Opening a vault with distrust.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -19,7 +19,7 @@ use crate::domain::time::Clock;
 use crate::keyfile::{KeyPaths, LockFile, ProcessLock};
 use crate::ledger::tree::Edge;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Order, Store, StoreError};
+use crate::store::{Order, SEGMENT, Store, StoreError};
 
 use super::approval::{self, Approval};
 use super::book;
@@ -30,6 +30,7 @@ use super::ledger::{Ledger, sign_in_background};
 use super::reporting::{self, KeptReport};
 use super::restoring::{self, Plan};
 use super::scrub::Scrubber;
+use super::segments::Segments;
 use super::signing;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
 use super::status::Counters;
@@ -98,6 +99,7 @@ struct Sound {
     counters: Arc<Counters>,
     edge: Edge,
     unsealed: Unsealed,
+    segments: Arc<Segments>,
     standing: Standing,
     tokens: Tokens,
     approvals: BTreeMap<String, Approval>,
@@ -166,6 +168,7 @@ impl Sound {
         }
         store.repair()?;
         Ok(Self {
+            segments: Arc::new(Segments::new(store.clone(), ledger.clone())),
             ledger,
             keys,
             counters,
@@ -203,6 +206,7 @@ impl Sound {
             unsealed: self.unsealed.clone(),
             standing: self.standing.clone(),
             heads: HashMap::new(),
+            named: store.size() / SEGMENT,
         };
         let scrubber = Scrubber {
             store: store.apart(1),
@@ -211,9 +215,11 @@ impl Sound {
             counters: self.counters.clone(),
             clock: opening.clock.clone(),
             queue: queue.clone(),
+            segments: self.segments.clone(),
             rate: opening.settings.scrub_per_second,
             told: None,
             known: self.damaged.iter().copied().collect(),
+            bent: HashSet::new(),
         };
         Ok((writer, scrubber))
     }
@@ -236,6 +242,7 @@ impl Vault {
             ledger,
             keys,
             counters,
+            segments,
             tokens,
             approvals,
             plans,
@@ -257,6 +264,7 @@ impl Vault {
             clock: opening.clock,
             keys,
             ledger,
+            segments,
             vocabulary,
             tokens: RwLock::new(tokens),
             changing_tokens: Mutex::default(),

@@ -14,14 +14,13 @@ use crate::domain::action::{Action, Outcome};
 use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::time::Clock;
-use crate::ledger::tree::TILE_WIDTH;
-use crate::store::{Order, Row, Store, StoreError};
+use crate::store::{IndexDigests, Order, Row, SEGMENT, Store, StoreError};
 
 use super::keys::Keys;
 use super::ledger::Ledger;
 use super::open::DAMAGED;
+use super::segments::{Segments, naming};
 use super::status::Counters;
-use super::trust::leaf_of;
 use super::writer::{Job, Message, Queue, own_meta, prepare};
 
 /// Pieces a second; each is read at once.
@@ -30,6 +29,8 @@ const PIECES: u64 = 4;
 const A_DAY: i64 = 86_400_000_000;
 /// The fact that says how many entries were gone through.
 const CHECKED: &str = "checked_entries";
+/// The fact that names a segment of which the index differs.
+const BENT: &str = "damaged_index";
 /// Between two passes.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Damaged entries that are recorded while the process lives; more are only counted and logged.
@@ -42,12 +43,15 @@ pub(super) struct Scrubber {
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: Queue,
+    pub(super) segments: Arc<Segments>,
     /// Entries a second.
     pub(super) rate: u64,
     /// When a pass was recorded last.
     pub(super) told: Option<i64>,
     /// What was told already.
     pub(super) known: HashSet<u64>,
+    /// Segments of which the index was found to differ.
+    pub(super) bent: HashSet<u64>,
 }
 
 impl Scrubber {
@@ -76,6 +80,9 @@ impl Scrubber {
             if let Err(error) = self.piece(position..to) {
                 self.counters.integrity_failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, "the scrubber could not read entries {position} to {to}");
+            }
+            for n in position / SEGMENT..to / SEGMENT {
+                self.index(n);
             }
             position = to.max(position + 1);
         }
@@ -126,11 +133,43 @@ impl Scrubber {
         Ok(())
     }
 
+    /// Holds the stored index of a full segment against what the ledger names, and names it where the process died before.
+    fn index(&mut self, n: u64) {
+        let found = self.digests(n).and_then(|wanted| Ok((wanted, self.store.index_stored(n)?)));
+        let what = match found {
+            // Its entries are damaged, and that was told; or it is on its way to the disk.
+            Ok((None, _) | (_, None)) => return,
+            Ok((Some(wanted), Some(stored))) if wanted == stored => return,
+            Ok(_) => "it differs".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if !self.bent.insert(n) {
+            return;
+        }
+        self.counters.integrity_failures.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            what,
+            "the scrubber found that the index of segment {n} is not the one of its entries; run phivault verify"
+        );
+        if self.bent.len() <= MAX_RECORDED {
+            self.found(BENT, n.to_string());
+        }
+    }
+
+    fn digests(&self, n: u64) -> Result<Option<IndexDigests>, StoreError> {
+        if let Some(named) = self.segments.digests(n)? {
+            return Ok(Some(named));
+        }
+        let proven = self.segments.prove(n)?;
+        if let Some(digests) = &proven {
+            self.commit(naming(n, digests));
+        }
+        Ok(proven)
+    }
+
     /// Whether a row is what the tree holds, and its values open. A destroyed key is no damage.
     fn is_sound(&self, row: &Row) -> Result<bool, StoreError> {
-        let leaf = leaf_of(row);
-        let begins_tile = row.sequence.is_multiple_of(TILE_WIDTH as u64);
-        if leaf != row.leaf || (begins_tile && !self.ledger.has_leaf(row.sequence, &leaf)?) {
+        if !self.segments.is_sound(row)? {
             return Ok(false);
         }
         if seal::is_erased(&row.sealed).is_some() {
@@ -147,8 +186,11 @@ impl Scrubber {
 
     /// The ledger says it, so that no later seal entry over the damaged bytes hides it.
     fn record(&self, damaged: &[u64]) {
-        let list = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        let mut meta = own_meta(Action::INTEGRITY, vec![(DAMAGED.to_owned(), list)]);
+        self.found(DAMAGED, damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+    }
+
+    fn found(&self, fact: &str, what: String) {
+        let mut meta = own_meta(Action::INTEGRITY, vec![(fact.to_owned(), what)]);
         meta.outcome = Outcome::Failure;
         self.commit(meta);
     }

@@ -33,6 +33,7 @@ use crate::store::{Batch, Order, Row, SEGMENT, StateRow, Store, StoreError, Usag
 
 use super::keys::Keys;
 use super::ledger::Ledger;
+use super::segments::naming;
 use super::standing::Standing;
 use super::status::Counters;
 
@@ -108,6 +109,8 @@ pub(super) struct Writer {
     pub(super) unsealed: Unsealed,
     pub(super) standing: Standing,
     pub(super) heads: HashMap<Patient, (u64, u64)>,
+    /// The first segment of which no entry names the index yet.
+    pub(super) named: u64,
 }
 
 /// Ciphertexts that no seal entry covers yet.
@@ -205,6 +208,11 @@ impl Writer {
             state.extend(rows);
             resealed.extend(records);
             taken.push((begin..draft.rows.len(), reply, room));
+        }
+        while let Some(digests) = self.store.index_made(self.named) {
+            let entry = prepare(&self.keys, naming(self.named, &digests), &[]);
+            self.place(&mut draft, first, entry)?;
+            self.named += 1;
         }
         let some = draft.unsealed.edge.size();
         let due = some >= SEAL_EVERY || draft.standing_changed || (seal_now && some > 0);

@@ -102,6 +102,7 @@ impl Fold for PrivilegedFold {
 
 pub(super) struct IntegrityFold {
     seals: u64,
+    segments: u64,
     sealed_to: Option<String>,
     findings: Rows,
     checks: Rows,
@@ -111,9 +112,9 @@ pub(super) struct IntegrityFold {
 impl Default for IntegrityFold {
     fn default() -> Self {
         let rows = Rows::new(&["when", "what", "facts"]);
-        let findings = Rows::new(&["when", "entries that were altered"]);
+        let findings = Rows::new(&["when", "what was altered"]);
         let checks = Rows::new(&["when", "entries gone through", "findings", "cosigned by witnesses up to"]);
-        Self { seals: 0, sealed_to: None, findings, checks, rows }
+        Self { seals: 0, segments: 0, sealed_to: None, findings, checks, rows }
     }
 }
 
@@ -130,8 +131,13 @@ impl Fold for IntegrityFold {
             self.checks.push(vec![at, Cell::text(checked), fact("findings"), fact("witnessed_size")]);
             return true;
         }
+        if entry.facts.contains_key("index_postings") {
+            self.segments += 1;
+            return true;
+        }
         if entry.outcome != Outcome::Success || entry.action == Action::INTEGRITY {
-            let damaged = entry.facts.get("damaged").cloned().unwrap_or_default();
+            let index = entry.facts.get("damaged_index").map(|n| format!("the index of segment {n}"));
+            let damaged = entry.facts.get("damaged").cloned().or(index).unwrap_or_default();
             self.findings.push(vec![at, Cell::text(damaged)]);
             return true;
         }
@@ -142,10 +148,11 @@ impl Fold for IntegrityFold {
     fn sections(self: Box<Self>) -> Vec<Section> {
         let upto = self.sealed_to.map_or_else(String::new, |to| format!(", the last one up to position {to}"));
         let seals = format!("{} seal entries commit to the sealed values of the period{upto}.", self.seals);
+        let segments = format!("{} entries name the digests of the index of a full segment.", self.segments);
         vec![
-            Section::text("Seals", vec![seals]),
+            Section::text("Seals", vec![seals, segments]),
             self.checks.section("Checks").with_text(
-                "The vault goes through all its entries and values again and again, and records one such pass a day.",
+                "The vault goes through all its entries, values and index again and again, and records one such pass a day.",
             ),
             self.findings.section("Damage that was found"),
             self.rows.section("Starts, stops, restores, keys and rules"),

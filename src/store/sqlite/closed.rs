@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::activity::Activity;
 use crate::domain::index::{Dimension, Term};
+use crate::ledger::hash::Hash;
 
-use super::super::StoreError;
+use super::super::{IndexDigests, StoreError};
 use super::chunk::{self, Chunk};
 use super::filter::{Filter, ID_BITS, PATIENT_BITS};
 use super::index::Gathered;
@@ -22,6 +24,10 @@ pub(super) const MOMENTS: u8 = 0xf1;
 pub(super) struct Closed {
     /// The first key of each chunk, by dimension.
     pub(super) fences: HashMap<u8, Vec<u64>>,
+    /// What it was when this process made it from sound entries.
+    pub(super) made: Option<IndexDigests>,
+    /// SHA-256 of fences and filters as they are in memory.
+    front: Hash,
 }
 
 /// The filters of a segment: which ids and patients are certainly not in it.
@@ -35,6 +41,9 @@ pub(super) struct Cut {
     n: u64,
     pub(super) chunks: Vec<(i64, Chunk)>,
     pub(super) filters: Filters,
+    /// Fences and filters as bytes.
+    front: [Vec<u8>; 2],
+    pub(super) digests: IndexDigests,
 }
 
 impl Closed {
@@ -46,6 +55,21 @@ impl Closed {
         };
         let moments = if moments { read(MOMENTS)? } else { Vec::new() };
         Ok(Activity { heads: read(HEADS)?, moments })
+    }
+
+    /// The digests of the chunks that are stored, under the fences and filters that are used.
+    pub(super) fn stored(&self, connection: &Connection, n: u64) -> Result<IndexDigests, StoreError> {
+        let mut digesting = Digesting::new(&self.front);
+        let sql = "SELECT key, chunk FROM posting WHERE key >= ?1 AND key < ?2 ORDER BY key";
+        let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+        let keys = params![chunk_key(n, 0, 0), chunk_key(n + 1, 0, 0)];
+        let mut rows = statement.query(keys).map_err(unavailable)?;
+        while let Some(row) = rows.next().map_err(unavailable)? {
+            let chunk = row.get_ref(1).map_err(unavailable)?;
+            let bytes = chunk.as_blob().map_err(|_| StoreError::Corrupt("a chunk that is no bytes".into()))?;
+            digesting.add(row.get(0).map_err(unavailable)?, bytes);
+        }
+        Ok(digesting.finish())
     }
 
     /// The numbers of the chunks that may hold a term.
@@ -78,7 +102,62 @@ pub(super) fn cut(n: u64, gathered: &Gathered) -> Cut {
         ids: Filter::new(ID_BITS, terms(Dimension::Id)),
         patients: Filter::new(PATIENT_BITS, terms(Dimension::Patient)),
     };
-    Cut { n, chunks: out, filters }
+    let front = [fences_of(&out), [filters.ids.bytes(), filters.patients.bytes()].concat()];
+    let mut digesting = Digesting::new(&front_of(&front[0], &front[1]));
+    out.iter().for_each(|(key, chunk)| digesting.add(*key, &chunk.bytes));
+    Cut { n, chunks: out, filters, front, digests: digesting.finish() }
+}
+
+/// The first key of each chunk, dimension by dimension, as bytes.
+fn fences_of(chunks: &[(i64, Chunk)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for group in chunks.chunk_by(|a, b| dimension_of(a.0) == dimension_of(b.0)) {
+        bytes.push(dimension_of(group[0].0));
+        bytes.extend_from_slice(&(group.len() as u64).to_be_bytes());
+        group.iter().for_each(|(_, chunk)| bytes.extend_from_slice(&chunk.first.to_be_bytes()));
+    }
+    bytes
+}
+
+fn front_of(fences: &[u8], filters: &[u8]) -> Hash {
+    Hash(
+        Sha256::new()
+            .chain_update((fences.len() as u64).to_be_bytes())
+            .chain_update(fences)
+            .chain_update(filters)
+            .finalize()
+            .into(),
+    )
+}
+
+/// Works out the digests from chunks in the order of their keys.
+struct Digesting {
+    postings: Sha256,
+    heads: Sha256,
+    moments: Sha256,
+}
+
+impl Digesting {
+    fn new(front: &Hash) -> Self {
+        Self { postings: Sha256::new().chain_update(front.0), heads: Sha256::new(), moments: Sha256::new() }
+    }
+
+    fn add(&mut self, key: i64, chunk: &[u8]) {
+        match dimension_of(key) {
+            HEADS => self.heads.update(chunk),
+            MOMENTS => self.moments.update(chunk),
+            _ => {
+                self.postings.update(key.to_be_bytes());
+                self.postings.update((chunk.len() as u64).to_be_bytes());
+                self.postings.update(chunk);
+            }
+        }
+    }
+
+    fn finish(self) -> IndexDigests {
+        let hash = |it: Sha256| Hash(it.finalize().into());
+        IndexDigests { postings: hash(self.postings), heads: hash(self.heads), moments: hash(self.moments) }
+    }
 }
 
 pub(super) fn insert(connection: &Connection, chunks: &[(i64, Chunk)]) -> Result<(), StoreError> {
@@ -92,22 +171,14 @@ pub(super) fn insert(connection: &Connection, chunks: &[(i64, Chunk)]) -> Result
 
 /// Writes the row that says a segment's index is complete.
 pub(super) fn close(connection: &Connection, cut: &Cut) -> Result<Closed, StoreError> {
-    let mut fences: HashMap<u8, Vec<u64>> = HashMap::new();
+    let mut by_dimension: HashMap<u8, Vec<u64>> = HashMap::new();
     for (key, chunk) in &cut.chunks {
-        fences.entry(dimension_of(*key)).or_default().push(chunk.first);
+        by_dimension.entry(dimension_of(*key)).or_default().push(chunk.first);
     }
-    let mut bytes = Vec::new();
-    let mut dimensions: Vec<_> = fences.iter().collect();
-    dimensions.sort_unstable_by_key(|(dimension, _)| **dimension);
-    for (dimension, fences) in dimensions {
-        bytes.push(*dimension);
-        bytes.extend_from_slice(&(fences.len() as u64).to_be_bytes());
-        fences.iter().for_each(|fence| bytes.extend_from_slice(&fence.to_be_bytes()));
-    }
-    let filters = [cut.filters.ids.bytes(), cut.filters.patients.bytes()].concat();
+    let [fences, filters] = &cut.front;
     let sql = "INSERT INTO segment (n, fences, filters) VALUES (?1, ?2, ?3)";
-    connection.execute(sql, params![signed(cut.n), bytes, filters]).map_err(unavailable)?;
-    Ok(Closed { fences })
+    connection.execute(sql, params![signed(cut.n), fences, filters]).map_err(unavailable)?;
+    Ok(Closed { fences: by_dimension, made: Some(cut.digests), front: front_of(fences, filters) })
 }
 
 pub(super) fn load_closed(connection: &Connection, n: u64) -> Result<Option<(Closed, Filters)>, StoreError> {
@@ -136,10 +207,11 @@ pub(super) fn load_closed(connection: &Connection, n: u64) -> Result<Option<(Clo
         // Written before activity was kept; it is made again.
         return Ok(None);
     }
+    let front = front_of(&fences, &filters);
     let (ids, patients) = filters.split_at_checked(1 << (ID_BITS - 3)).ok_or_else(corrupt)?;
     let filter = |bits, bytes| Filter::from_bytes(bits, bytes).ok_or_else(corrupt);
     let filters = Filters { ids: filter(ID_BITS, ids)?, patients: filter(PATIENT_BITS, patients)? };
-    Ok(Some((Closed { fences: by_dimension }, filters)))
+    Ok(Some((Closed { fences: by_dimension, made: None, front }, filters)))
 }
 
 pub(super) fn read_chunk(connection: &Connection, key: i64) -> Result<Vec<u8>, StoreError> {

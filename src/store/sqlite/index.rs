@@ -18,7 +18,7 @@ use crate::domain::index::{Dimension, Indexed, Term};
 use crate::domain::meta::Meta;
 use crate::domain::time::Timestamp;
 
-use super::super::{Batch, Found, Order, SEGMENT, StoreError};
+use super::super::{Batch, Found, IndexDigests, Order, SEGMENT, StoreError};
 use super::chunk;
 use super::closed::{Closed, Cut, Filters, chunk_key, close, cut, insert, load_closed, read_chunk};
 use super::filter::{Across, ID_BITS, PATIENT_BITS};
@@ -137,6 +137,36 @@ impl Index {
                 });
             }
         }
+    }
+
+    /// The digests of a segment's index as this process made it.
+    pub(super) fn made(&self, n: u64) -> Option<IndexDigests> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        match state.segments.get(usize::try_from(n).ok()?)? {
+            Segment::Closed(closed) => closed.made,
+            Segment::Closing(closing) => closing.cut.get().map(|it| it.digests),
+            Segment::Missing => None,
+        }
+    }
+
+    /// The digests of the index that these entries make.
+    pub(super) fn digests_of(n: u64, entries: &[(Indexed, i64)]) -> IndexDigests {
+        let mut gathered = Gathered::default();
+        for ((index, received), position) in entries.iter().zip(0..=u16::MAX) {
+            gathered.add(position, index, Timestamp(*received));
+        }
+        cut(n, &gathered).digests
+    }
+
+    /// The digests of a segment's index as it is stored.
+    pub(super) fn stored(&self, connection: &Connection, n: u64) -> Result<Option<IndexDigests>, StoreError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(Segment::Closed(closed)) = usize::try_from(n).ok().and_then(|n| state.segments.get(n)) else {
+            return Ok(None);
+        };
+        let closed = closed.clone();
+        drop(state);
+        closed.stored(connection, n).map(Some)
     }
 
     /// What the entries of segment `n` below the position `end` are counted by, if it is kept for just these.
@@ -384,7 +414,9 @@ fn rebuild(connection: &Connection, n: u64, filters: &AllFilters) -> Result<Clos
     transaction.execute("DELETE FROM posting WHERE key >= ?1 AND key < ?2", keys).map_err(unavailable)?;
     transaction.execute("DELETE FROM segment WHERE n = ?1", [signed(n)]).map_err(unavailable)?;
     insert(&transaction, &cut.chunks)?;
-    let closed = close(&transaction, &cut)?;
+    let mut closed = close(&transaction, &cut)?;
+    // It was made from what lies on the disk.
+    closed.made = None;
     transaction.commit().map_err(unavailable)?;
     Ok(closed)
 }

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, params};
 
 use crate::domain::activity::Activity;
-use crate::domain::index::Term;
+use crate::domain::index::{Indexed, Term};
 use crate::ledger::hash::Hash;
 
-use super::{Batch, Found, Order, Row, StateRow, Store, StoreError, Usage};
+use super::{Batch, Found, IndexDigests, Order, Row, StateRow, Store, StoreError, Usage};
 use index::Index;
 
 mod audit;
@@ -149,6 +149,18 @@ impl Store for SqliteStore {
 
     fn activity(&self, segment: u64, end: u64, moments: bool) -> Result<Option<Activity>, StoreError> {
         self.readers.with(|connection| self.shared.index.activity(connection, segment, end, moments))
+    }
+
+    fn index_made(&self, segment: u64) -> Option<IndexDigests> {
+        self.shared.index.made(segment)
+    }
+
+    fn index_from(&self, segment: u64, entries: &[(Indexed, i64)]) -> IndexDigests {
+        Index::digests_of(segment, entries)
+    }
+
+    fn index_stored(&self, segment: u64) -> Result<Option<IndexDigests>, StoreError> {
+        self.readers.with(|connection| self.shared.index.stored(connection, segment))
     }
 
     fn state(&self, kind: &str) -> Result<Vec<StateRow>, StoreError> {

@@ -29,7 +29,7 @@ use super::head::figures;
 /// Entries fetched at a time.
 const FETCH: usize = 4_096;
 /// The most altered entries that a report names.
-const MAX_ALTERED: usize = 1_000;
+pub(super) const MAX_ALTERED: usize = 1_000;
 
 impl Vault {
     /// Makes the document, and fills in what it was made of.
@@ -59,6 +59,10 @@ impl Vault {
             let sections = self.folded(kept)?;
             Ok::<_, VaultError>((sections, peers.join().expect("counting does not panic")?))
         })?;
+        let (peers, altered) = peers;
+        kept.altered.extend(altered);
+        kept.altered.sort_unstable();
+        kept.altered.dedup();
         // Behind the summary.
         sections.splice(1..1, peers.section());
         Ok(sections)

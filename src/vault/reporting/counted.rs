@@ -1,6 +1,9 @@
 //! All users at once, and the peers of one: folded from what entries are counted by, not from the entries.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::activity::{Activity, Gathering};
 use crate::domain::document::Section;
@@ -9,6 +12,7 @@ use crate::domain::reports::Params;
 use crate::domain::reports::peers::Peers;
 use crate::domain::reports::users::UsersFold;
 use crate::domain::time::Timestamp;
+use crate::ledger::hash::Hash;
 use crate::store::SEGMENT;
 
 use super::super::Vault;
@@ -16,6 +20,7 @@ use super::super::approval::refused;
 use super::super::error::VaultError;
 use super::super::search::decode;
 use super::KeptReport;
+use super::build::MAX_ALTERED;
 
 /// Threads that count side by side; each holds its own counts.
 const MOST_THREADS: usize = 4;
@@ -26,7 +31,9 @@ impl Vault {
         let params = kept.parameters.clone();
         let narrowed = [&params.actor, &params.patient, &params.record_type, &params.record_id];
         let fold = if narrowed.iter().all(|it| it.is_none()) {
-            let fold = self.count_all(kept.ledger_size, &params)?;
+            let altered = Altered::default();
+            let fold = self.count_all(kept.ledger_size, &params, &altered)?;
+            kept.altered = few(altered);
             kept.entries_read = kept.ledger_size;
             kept.entries_root = self.ledger.root_at(kept.ledger_size)?.to_string();
             fold
@@ -37,11 +44,11 @@ impl Vault {
         Ok(fold.sections())
     }
 
-    fn count_all(&self, bound: u64, params: &Params) -> Result<UsersFold, VaultError> {
+    fn count_all(&self, bound: u64, params: &Params, altered: &Altered) -> Result<UsersFold, VaultError> {
         let count = |segments: &AtomicU64| {
             let mut fold = UsersFold::new(params);
             while let Some((n, end)) = next(segments, bound) {
-                fold.add(&self.whole(n, end)?).map_err(|_| malformed(n))?;
+                fold.add(&self.whole(n, end, altered)?).map_err(|_| malformed(n))?;
                 within(&fold)?;
             }
             fold.settle();
@@ -75,42 +82,76 @@ impl Vault {
     }
 
     /// How much each user did in the period, to compare one with others of the same role.
-    pub(super) fn peers(&self, bound: u64, params: &Params) -> Result<Peers, VaultError> {
+    pub(super) fn peers(&self, bound: u64, params: &Params) -> Result<(Peers, Vec<u64>), VaultError> {
+        let altered = Altered::default();
         let count = |segments: &AtomicU64| {
             let mut peers = Peers::new(params);
             while let Some((n, end)) = next(segments, bound) {
-                let done = match self.store.activity(n, end, false)? {
+                let done = match self.vouched(n, end, false)? {
                     Some(heads) => peers.add_heads(&heads).map_err(|_| malformed(n))?,
                     None => false,
                 };
                 // The moments are needed only where the period begins or ends within the segment.
                 if !done {
-                    peers.add(&self.whole(n, end)?).map_err(|_| malformed(n))?;
+                    peers.add(&self.whole(n, end, &altered)?).map_err(|_| malformed(n))?;
                 }
             }
             Ok(peers)
         };
         let mut all = Peers::new(params);
         side_by_side(bound, &count)?.into_iter().for_each(|it| all.merge(it));
-        Ok(all)
+        Ok((all, few(altered)))
     }
 
-    /// What the entries of a segment below a position are counted by; from the entries if it is not kept.
-    fn whole(&self, n: u64, end: u64) -> Result<Activity, VaultError> {
-        if let Some(kept) = self.store.activity(n, end, true)? {
+    /// What the entries of a segment below a position are counted by; from the entries if nothing that is kept of them is vouched
+    /// for. Altered entries are added to the list.
+    fn whole(&self, n: u64, end: u64, altered: &Altered) -> Result<Activity, VaultError> {
+        if let Some(kept) = self.vouched(n, end, true)? {
             return Ok(kept);
         }
-        let (mut all, mut failed) = (Gathering::default(), None);
+        let (mut all, mut failed, mut found) = (Gathering::default(), None, Vec::new());
         self.store.scan(n * SEGMENT..end, &mut |row| {
             let within = u16::try_from(row.sequence % SEGMENT).expect("a position within a segment has 16 bits");
-            match decode(&row) {
-                Ok(meta) => all.add(&Indexed::of(&meta).deed, Timestamp(row.received_at), within),
-                Err(error) => failed = Some(error),
+            match (self.segments.is_sound(&row), decode(&row)) {
+                (Ok(sound), Ok(meta)) => {
+                    found.extend((!sound).then_some(row.sequence));
+                    all.add(&Indexed::of(&meta).deed, Timestamp(row.received_at), within);
+                }
+                (Err(error), _) => failed = Some(error.into()),
+                (_, Err(error)) => failed = Some(error),
             }
             failed.is_none()
         })?;
+        altered.lock().unwrap_or_else(PoisonError::into_inner).append(&mut found);
         failed.map_or_else(|| Ok(all.finish(u32::MAX)), Err)
     }
+
+    /// What is kept of a segment to count by, if it is what the ledger names, or was never on the disk.
+    fn vouched(&self, n: u64, end: u64, moments: bool) -> Result<Option<Activity>, VaultError> {
+        let Some(kept) = self.store.activity(n, end, moments)? else { return Ok(None) };
+        if end < (n + 1) * SEGMENT {
+            // The open segment's is in memory.
+            return Ok(Some(kept));
+        }
+        let Some(named) = self.segments.digests(n)? else { return Ok(None) };
+        let is = |bytes: &[u8], hash: Hash| Hash(Sha256::digest(bytes).into()) == hash;
+        if is(&kept.heads, named.heads) && (!moments || is(&kept.moments, named.moments)) {
+            return Ok(Some(kept));
+        }
+        tracing::error!("what segment {n} is counted by was altered; its entries are counted; run phivault verify");
+        Ok(None)
+    }
+}
+
+/// Positions of entries that were found altered.
+type Altered = Mutex<Vec<u64>>;
+
+/// The first of them.
+fn few(altered: Altered) -> Vec<u64> {
+    let mut all = altered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all.sort_unstable();
+    all.truncate(MAX_ALTERED);
+    all
 }
 
 /// The next segment that nobody counts yet, and where its entries end.

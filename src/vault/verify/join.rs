@@ -11,12 +11,14 @@ use std::time::Duration;
 use crate::crypto::keyring::Keyring;
 use crate::domain::action::Action;
 use crate::domain::meta::Meta;
+use crate::ledger::hash::Hash;
 use crate::ledger::note::VerifierKey;
 use crate::ledger::tree::{Edge, Tile};
 use crate::store::sqlite::{Reader, SqliteStore};
 use crate::store::{SEGMENT, StoreError};
 
 use super::super::open::DAMAGED;
+use super::super::segments;
 use super::super::standing::{KINDS, LEDGER, Standing, VERIFIER_KEY, digest_of};
 use super::super::writer::Unsealed;
 use super::records::Records;
@@ -46,6 +48,8 @@ pub(super) struct Join {
     heads: HashMap<u64, (u64, u64)>,
     unsealed: Unsealed,
     records: Records,
+    /// What full segments are counted by, if their index is stored.
+    counted: Vec<Option<(Hash, Hash)>>,
     standing: Standing,
     /// The restores on the way.
     restores: Vec<Meta>,
@@ -82,6 +86,7 @@ impl Join {
             heads: HashMap::new(),
             unsealed: Unsealed::new(0),
             records: Records::default(),
+            counted: Vec::new(),
             standing: Standing::default(),
             restores: Vec::new(),
             ids: Vec::new(),
@@ -179,6 +184,7 @@ impl Join {
         self.opened += segment.opened;
         self.destroyed += segment.destroyed;
         self.ids.extend(segment.ids);
+        self.counted.push(segment.counted);
         for (patient, sequence, previous, number) in segment.chain {
             self.chain(patient, sequence, previous, number);
         }
@@ -217,7 +223,7 @@ impl Join {
     }
 
     /// The seals of a segment's rows, and its entries of the vault about itself, in their order.
-    fn own(&mut self, seals: Vec<crate::ledger::hash::Hash>, own: Vec<(u64, Meta)>) {
+    fn own(&mut self, seals: Vec<Hash>, own: Vec<(u64, Meta)>) {
         let mut seals = seals.into_iter();
         // Positions of rows that did not read are not among the seals, so positions are counted where they do.
         let mut taken = self.unsealed_base();
@@ -231,6 +237,7 @@ impl Join {
                 self.seal(sequence, &meta);
             }
             self.records.told(sequence, &meta, &mut self.findings);
+            self.named(sequence, &meta);
             self.standing.apply(&meta);
             if let Some(key) =
                 meta.fact(VERIFIER_KEY).filter(|_| meta.action != Action::SEAL).and_then(|it| it.parse().ok())
@@ -250,6 +257,16 @@ impl Join {
         }
         for leaf in seals {
             self.unsealed.edge.append(leaf);
+        }
+    }
+
+    /// An entry that names what a segment is counted by must name what its entries give.
+    fn named(&mut self, sequence: u64, meta: &Meta) {
+        let Some((n, named)) = segments::named_in(meta) else { return };
+        let counted = usize::try_from(n).ok().and_then(|n| self.counted.get(n).copied().flatten());
+        if counted.is_some_and(|it| it != (named.heads, named.moments)) {
+            let place = format!("digests of segment {n}");
+            self.findings.find("index_differs", Some(sequence), place, "those of its entries", "others");
         }
     }
 

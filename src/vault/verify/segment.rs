@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::crypto::keyring::Keyring;
@@ -61,6 +62,8 @@ pub(super) struct Segment {
     pub(super) own: Vec<(u64, Meta)>,
     /// Erased records, by certificate and bucket.
     pub(super) erased: BTreeMap<(Uuid, u32), Erased>,
+    /// SHA-256 of heads and moments of what a full segment is counted by.
+    pub(super) counted: Option<(Hash, Hash)>,
     pub(super) opened: u64,
     pub(super) destroyed: u64,
 }
@@ -102,6 +105,7 @@ pub(super) fn check(context: &Context, reader: &Reader, n: u64, range: Range<u64
         ids: Vec::new(),
         own: Vec::new(),
         erased: BTreeMap::new(),
+        counted: None,
         opened: 0,
         destroyed: 0,
     };
@@ -320,8 +324,11 @@ impl Check<'_> {
     /// The stored activity of a full segment must be the one its entries give.
     fn activity(&mut self, reader: &Reader, n: u64) -> Result<(), StoreError> {
         let place = format!("activity of segment {n}");
+        let wanted = std::mem::take(&mut self.deeds).finish(u32::MAX);
+        let hash = |bytes: &[u8]| Hash(Sha256::digest(bytes).into());
+        self.out.counted = Some((hash(&wanted.heads), hash(&wanted.moments)));
         let (expected, found) = match reader.activity(n) {
-            Ok(Some(stored)) if stored == std::mem::take(&mut self.deeds).finish(u32::MAX) => return Ok(()),
+            Ok(Some(stored)) if stored == wanted => return Ok(()),
             Ok(_) => ("what its entries are counted by", "something else".to_owned()),
             Err(StoreError::Corrupt(what)) => ("a readable activity", what),
             Err(error) => return Err(error),

@@ -114,6 +114,76 @@ fn reports_over_closed_and_open_segments_count_every_entry_once() {
     vault.stop().unwrap();
 }
 
+/// Gives the acts of one user to another, in what the entries of the first segment are counted by.
+fn swap_users(db: &Connection) {
+    let first = 0xf0_i64 << 16;
+    let mut statement = db.prepare("SELECT key, chunk FROM posting WHERE key >= ?1 AND key < ?1 + 65536").unwrap();
+    let chunks = statement.query_map([first], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let mut swapped = 0;
+    for (key, chunk) in chunks.map(Result::<(i64, Vec<u8>), _>::unwrap).collect::<Vec<_>>() {
+        let mut bent = chunk.clone();
+        for at in 0..bent.len() - 2 {
+            if bent[at..].starts_with(b"\x02u7") {
+                bent[at + 2] = b'8';
+                swapped += 1;
+            }
+        }
+        db.execute("UPDATE posting SET chunk = ?1 WHERE key = ?2", params![bent, key]).unwrap();
+    }
+    assert_eq!(swapped, 1);
+}
+
+#[test]
+fn what_entries_are_counted_by_is_believed_only_as_the_ledger_names_it() {
+    let folder = more_than_a_segment();
+    let mut settings = Settings::load(&folder.path().join("phivault.toml"), std::iter::empty()).unwrap();
+    settings.evidence.scrub_per_second = 0;
+    let unlock = local::unlock(&settings).unwrap();
+    let officer = Caller { token_id: "t".into(), label: "officer".into(), role: Role::Officer };
+    let ask = |vault: &Vault, report: &str, actor: Option<&str>| {
+        let to = (report != "integrity").then(|| moment(90_000));
+        let text = json!({"report": report, "actor": actor, "to": to, "reason": {"code": "HCOMPL"}});
+        vault.make_report(&officer, serde_json::from_value(text).unwrap()).unwrap()
+    };
+    let vault = local::open(&settings, &unlock).unwrap();
+    let kept = [ask(&vault, "users", None).0, ask(&vault, "access", Some("u7")).0];
+    assert!(kept.iter().all(|it| it.altered.is_empty()));
+    vault.stop().unwrap();
+    drop(vault);
+    edit(folder.path(), swap_users);
+    let vault = local::open(&settings, &unlock).unwrap();
+    for it in &kept {
+        assert!(vault.remake_report(&officer, it.id).is_ok(), "the entries are counted themselves");
+    }
+    vault.stop().unwrap();
+    drop(vault);
+    // The scrubber comes to it, and says so once.
+    settings.evidence.scrub_per_second = 1_000_000;
+    let vault = local::open(&settings, &unlock).unwrap();
+    for _ in 0..600 {
+        if vault.readiness().scrubbed_at.is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(vault.readiness().problems.iter().any(|it| it.contains("do not agree with the ledger")));
+    assert!(ask(&vault, "users", None).0.verified.contains("1 findings"));
+    let told = serde_json::to_value(ask(&vault, "integrity", None).1).unwrap();
+    assert_eq!(table(&told, "Damage that was found")[0]["what_was_altered"], "the index of segment 0");
+    vault.stop().unwrap();
+    drop(vault);
+    // Entries that are altered beside it are named.
+    edit(folder.path(), |db| {
+        let sql = "UPDATE entry SET meta = CAST(replace(CAST(meta AS TEXT), 'role-', 'rola-') AS BLOB) WHERE sequence = 700";
+        assert_eq!(db.execute(sql, []).unwrap(), 1);
+    });
+    settings.evidence.scrub_per_second = 0;
+    let vault = local::open(&settings, &unlock).unwrap();
+    let (users, peers) = (ask(&vault, "users", None).0, ask(&vault, "access", Some("u7")).0);
+    assert_eq!((users.altered, peers.altered), (vec![700], vec![700]));
+    vault.stop().unwrap();
+}
+
 fn table<'a>(document: &'a Value, heading: &str) -> &'a [Value] {
     let sections = document["sections"].as_array().unwrap();
     sections.iter().find(|it| it["heading"] == heading).unwrap()["table"].as_array().unwrap()
