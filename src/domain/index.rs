@@ -1,5 +1,7 @@
 //! Which terms an entry can be found by. The store keeps postings for them; what they mean is decided here.
 
+use std::cell::RefCell;
+
 use sha2::{Digest, Sha256};
 
 use super::action::Outcome;
@@ -46,8 +48,9 @@ pub enum Dimension {
 /// Bytes that SHA-256 takes in one block, its padding beside them.
 const SHORT: usize = 55;
 
-/// Values that [`Terms`] remembers.
+/// Values that [`Terms`] remembers while many entries are read, and those that each thread that submits remembers.
 const SLOTS: usize = 4_096;
+const FEW_SLOTS: usize = 256;
 /// An odd number with well spread bits (2^64 divided by the golden ratio).
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -113,12 +116,12 @@ impl Short {
     }
 
     /// Where to remember it. Values that meet only push each other out.
-    fn slot(&self, dimension: Dimension) -> usize {
+    fn slot(&self, dimension: Dimension, slots: usize) -> usize {
         let mix = |hash: u64, word: &[u8; 8]| (hash.rotate_left(5) ^ u64::from_be_bytes(*word)).wrapping_mul(MIX);
         let (words, tail) = self.bytes.as_chunks::<8>();
         let last = tail.iter().fold(u64::from(self.length), |last, byte| last << 8 | u64::from(*byte));
         let hash = words.iter().fold(dimension as u64, mix);
-        usize::try_from(mix(hash, &last.to_be_bytes()) >> (64 - SLOTS.ilog2())).expect("a few bits are left")
+        usize::try_from(mix(hash, &last.to_be_bytes()) >> (64 - slots.ilog2())).expect("a few bits are left")
     }
 }
 
@@ -134,7 +137,10 @@ pub struct Indexed {
 impl Indexed {
     /// The same entry gives the same.
     pub fn of(meta: &Meta) -> Self {
-        let terms = terms(meta);
+        thread_local! {
+            static LATELY: RefCell<Terms> = RefCell::new(Terms { known: vec![None; FEW_SLOTS], out: Vec::new() });
+        }
+        let terms = LATELY.with_borrow_mut(|it| it.of(meta).to_vec());
         Self { deed: Deed::of(meta, &terms), terms }
     }
 }
@@ -178,7 +184,8 @@ impl Terms {
 }
 
 fn remember(known: &mut [Option<(Short, Term)>], dimension: Dimension, short: Short) -> Term {
-    let slot = &mut known[short.slot(dimension)];
+    let slots = known.len();
+    let slot = &mut known[short.slot(dimension, slots)];
     match slot {
         Some((value, term)) if term.dimension == dimension && *value == short => *term,
         _ => slot.insert((short, short.term(dimension))).1,

@@ -135,7 +135,7 @@ pub trait Store: Send + Sync {
     /// How many entries are committed.
     fn size(&self) -> u64;
 
-    /// Commits the whole batch or nothing. The first row must stand at [`Store::size`], else [`StoreError::Stale`].
+    /// Commits the whole batch or nothing. The rows must follow [`Store::size`] without a gap, else [`StoreError::Stale`].
     /// After [`StoreError::Unavailable`] it is unknown whether the batch is in; no further append may follow.
     ///
     /// # Errors

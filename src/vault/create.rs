@@ -95,7 +95,7 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
 }
 
 fn first_row(keys: &Keys, facts: Vec<(String, String)>, clock: &dyn Clock) -> Row {
-    let entry = prepare(keys, own_meta(Action::VAULT_CREATE, facts), &[]);
+    let entry = prepare(keys, &own_meta(Action::VAULT_CREATE, facts), &[]);
     let sequenced = Sequenced { received_at: clock.now().0, patient_previous: 0, patient_number: 0 };
     Row {
         sequence: 0,

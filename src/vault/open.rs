@@ -205,7 +205,7 @@ impl Sound {
             last_time,
             unsealed: self.unsealed.clone(),
             standing: self.standing.clone(),
-            heads: HashMap::new(),
+            heads: HashMap::default(),
             named: store.size() / SEGMENT,
         };
         let scrubber = Scrubber {

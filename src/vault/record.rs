@@ -197,7 +197,7 @@ impl Vault {
         state: Vec<StateRow>,
     ) -> Result<Vec<Receipt>, VaultError> {
         loop {
-            let entries = metas.iter().map(|(meta, items)| prepare(&self.keys, meta.clone(), items)).collect();
+            let entries = metas.iter().map(|(meta, items)| prepare(&self.keys, meta, items)).collect();
             let (reply, answer) = oneshot::channel();
             // Ids of the vault's own entries are fresh, so there is nothing to look up and nobody to race with.
             let (looked_up_to, state, resealed) = (u64::MAX, state.clone(), Vec::new());
@@ -211,8 +211,8 @@ impl Vault {
                 room: None,
             }))?;
             // Else sealed under a key that is just being destroyed: once more, under the keys of now.
-            if let Ok(receipts) = answer.blocking_recv().map_err(|_| VaultError::Unknown)? {
-                return Ok(receipts);
+            if let Ok(done) = answer.blocking_recv().map_err(|_| VaultError::Unknown)? {
+                return Ok(done.receipts());
             }
         }
     }
@@ -240,11 +240,11 @@ impl Vault {
         let ring = self.keys.ring();
         let bucket = ring.bucket_of(&draft.keep.class, draft.keep.until).map_or(OWN_BUCKET, |it| it.id);
         if !self.settings.blind_patients {
-            return prepare_in(&self.keys, bucket, draft.meta.clone(), &draft.items);
+            return prepare_in(&self.keys, bucket, &draft.meta, &draft.items);
         }
         let mut draft = draft.clone();
         super::blinding::blind(&mut draft, ring.index_keys().last().expect("a keyring has an index key"));
-        prepare_in(&self.keys, bucket, draft.meta, &draft.items)
+        prepare_in(&self.keys, bucket, &draft.meta, &draft.items)
     }
 
     /// The forms a patient id may have on disk: one per blind index key, the newest first, and in clear, for a vault may have been

@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 
 use crate::crypto::seal;
 use crate::domain::action::Action;
-use crate::domain::entry::Receipt;
 use crate::domain::index::{Dimension, Term};
 use crate::domain::meta::Meta;
 use crate::domain::rules::Item;
@@ -26,7 +25,7 @@ use super::keys::Keys;
 use super::ledger::Ledger;
 use super::open::DAMAGED;
 use super::trust::{each_proven, leaf_of};
-use super::writer::{Job, Message, Queue, Raced, Resealed, own_meta, prepare, seal_leaf};
+use super::writer::{Answer, Job, Message, Queue, Resealed, own_meta, prepare, seal_leaf};
 
 /// The most records, and about the most bytes, of one commit.
 const MAX_RECORDS: usize = 4_096;
@@ -73,7 +72,7 @@ pub(super) struct Resealer {
     pub(super) queue: Queue,
     ledger: Arc<Ledger>,
     stated: Stated,
-    pending: Option<oneshot::Receiver<Result<Vec<Receipt>, Raced>>>,
+    pending: Option<Answer>,
 }
 
 impl Resealer {
@@ -300,7 +299,7 @@ impl Resealer {
         facts.sort();
         self.finish()?;
         let (reply, answer) = oneshot::channel();
-        let entries = vec![prepare(&self.keys, meta, &items)];
+        let entries = vec![prepare(&self.keys, &meta, &items)];
         fault::point("records-ready");
         let job =
             Job { entries, looked_up_to: u64::MAX, state: Vec::new(), resealed, unchanged: None, reply, room: None };

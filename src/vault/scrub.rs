@@ -197,7 +197,7 @@ impl Scrubber {
 
     fn commit(&self, meta: Meta) {
         let (reply, answer) = oneshot::channel();
-        let entries = vec![prepare(&self.keys, meta, &[])];
+        let entries = vec![prepare(&self.keys, &meta, &[])];
         let job = Job {
             entries,
             looked_up_to: u64::MAX,

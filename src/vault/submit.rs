@@ -15,7 +15,7 @@ use crate::domain::submission::Submission;
 
 use super::Vault;
 use super::error::VaultError;
-use super::writer::{Job, Message, Raced, find_id, receipt};
+use super::writer::{Answer, Job, Message, Raced, find_id, receipt};
 
 /// How often a submission is looked up again after another request brought the same id meanwhile.
 const RACES: usize = 4;
@@ -64,8 +64,8 @@ impl Vault {
                 Known::Fresh => {}
             }
             let answer = self.enqueue(&[&draft], looked_up_to)?.await.map_err(|_| VaultError::Unknown)?;
-            if let Ok(mut receipts) = answer {
-                return receipts.pop().map(Outcome::Accepted).ok_or(VaultError::Unknown);
+            if let Ok(done) = answer {
+                return done.receipts().pop().map(Outcome::Accepted).ok_or(VaultError::Unknown);
             }
         }
         Err(VaultError::Busy)
@@ -101,7 +101,7 @@ impl Vault {
                 Vec::new()
             } else {
                 match self.enqueue(&fresh, looked_up_to)?.blocking_recv().map_err(|_| VaultError::Unknown)? {
-                    Ok(receipts) => receipts,
+                    Ok(done) => done.receipts(),
                     Err(Raced) => continue,
                 }
             };
@@ -180,11 +180,7 @@ impl Vault {
     }
 
     /// Seals drafts and puts them into the writer's queue, if there is room.
-    fn enqueue(
-        &self,
-        drafts: &[&Draft],
-        looked_up_to: u64,
-    ) -> Result<oneshot::Receiver<Result<Vec<Receipt>, Raced>>, VaultError> {
+    fn enqueue(&self, drafts: &[&Draft], looked_up_to: u64) -> Result<Answer, VaultError> {
         let entries: Vec<_> = drafts.iter().map(|draft| self.seal(draft)).collect();
         let bytes: usize = entries.iter().map(|it| 512 + it.bytes.len() + it.sealed.len()).sum();
         let room = Some(self.take_room(bytes.div_ceil(1024))?);

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
+use foldhash::fast::RandomState;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use crate::crypto::keyring::OWN_BUCKET;
 use crate::crypto::{label, mac, seal};
-use crate::domain::action::{Action, Outcome};
+use crate::domain::action::{Action, Kind, Outcome};
 use crate::domain::entry::Receipt;
 use crate::domain::fields::marked;
 use crate::domain::index::{Dimension, Indexed, Term};
@@ -48,7 +49,11 @@ pub(super) const SELF: &str = "phivault";
 
 /// An entry that is sealed and waits for its place.
 pub(super) struct Prepared {
-    pub(super) meta: Meta,
+    pub(super) id: Uuid,
+    pub(super) patient: Option<Patient>,
+    /// Its metadata, if it may change what stands.
+    pub(super) own: Option<Box<Meta>>,
+    pub(super) marks: Vec<String>,
     pub(super) index: Indexed,
     /// The beginning of its leaf, and its leaf in the tree of the next seal entry.
     pub(super) leaf: LeafStart,
@@ -57,6 +62,30 @@ pub(super) struct Prepared {
     pub(super) commitment: [u8; 32],
     pub(super) sealed: Vec<u8>,
 }
+
+/// Entries that are in, for whoever waits for them: receipts are made there, and memory is given back where it came from, so that
+/// the writer does neither.
+pub(super) struct Committed {
+    rows: Vec<Row>,
+    told: Vec<(Uuid, Vec<String>)>,
+    _index: Vec<Indexed>,
+}
+
+impl Committed {
+    pub(super) fn receipts(self) -> Vec<Receipt> {
+        let one = |(row, (id, marks)): (&Row, (Uuid, Vec<String>))| Receipt {
+            id,
+            sequence: row.sequence,
+            leaf_hash: row.leaf.to_string(),
+            received_at: Timestamp(row.received_at),
+            marks,
+        };
+        self.rows.iter().zip(self.told).map(one).collect()
+    }
+}
+
+/// What comes back for a job.
+pub(super) type Answer = oneshot::Receiver<Result<Committed, Raced>>;
 
 /// A job was not committed: an id of it came in through another request meanwhile. Look again.
 #[derive(Debug)]
@@ -70,7 +99,7 @@ pub(super) struct Job {
     pub(super) state: Vec<StateRow>,
     /// Sealed records that are replaced in the same commit.
     pub(super) resealed: Vec<Resealed>,
-    pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, Raced>>,
+    pub(super) reply: oneshot::Sender<Result<Committed, Raced>>,
     /// A record that must not have been changed since `looked_up_to`, or the job is not done.
     pub(super) unchanged: Option<Box<Filter>>,
     /// Room in the queue, given back when the job is done.
@@ -97,6 +126,9 @@ pub(super) enum Message {
 
 pub(super) type Queue = Sender<Message>;
 
+/// Position and running number of each patient's newest entry.
+type Heads = HashMap<Patient, (u64, u64), RandomState>;
+
 /// What the writer works with.
 pub(super) struct Writer {
     pub(super) store: Arc<dyn Store>,
@@ -108,7 +140,7 @@ pub(super) struct Writer {
     pub(super) last_time: i64,
     pub(super) unsealed: Unsealed,
     pub(super) standing: Standing,
-    pub(super) heads: HashMap<Patient, (u64, u64)>,
+    pub(super) heads: Heads,
     /// The first segment of which no entry names the index yet.
     pub(super) named: u64,
 }
@@ -138,11 +170,11 @@ pub(super) fn seal_leaf(id: Uuid, sealed: &[u8]) -> Hash {
 /// A batch while it is put together.
 struct Draft {
     rows: Vec<Row>,
-    receipts: Vec<Receipt>,
+    told: Vec<(Uuid, Vec<String>)>,
     index: Vec<Indexed>,
     tiles: Vec<Tile>,
-    ids: HashSet<Uuid>,
-    heads: HashMap<Patient, (u64, u64)>,
+    ids: HashSet<Uuid, RandomState>,
+    heads: Heads,
     edge: Edge,
     unsealed: Unsealed,
     time: i64,
@@ -184,11 +216,11 @@ impl Writer {
         let first = self.store.size();
         let mut draft = Draft {
             rows: Vec::new(),
-            receipts: Vec::new(),
+            told: Vec::new(),
             index: Vec::new(),
             tiles: Vec::new(),
-            ids: HashSet::new(),
-            heads: HashMap::new(),
+            ids: HashSet::default(),
+            heads: Heads::default(),
             edge: self.edge.clone(),
             unsealed: self.unsealed.clone(),
             time: self.last_time.max(self.clock.now().0),
@@ -207,10 +239,10 @@ impl Writer {
             }
             state.extend(rows);
             resealed.extend(records);
-            taken.push((begin..draft.rows.len(), reply, room));
+            taken.push((draft.rows.len() - begin, reply, room));
         }
         while let Some(digests) = self.store.index_made(self.named) {
-            let entry = prepare(&self.keys, naming(self.named, &digests), &[]);
+            let entry = prepare(&self.keys, &naming(self.named, &digests), &[]);
             self.place(&mut draft, first, entry)?;
             self.named += 1;
         }
@@ -239,8 +271,12 @@ impl Writer {
         }
         self.heads.extend(draft.heads);
         self.ledger.advance(&self.edge);
-        for (range, reply, room) in taken {
-            drop(reply.send(Ok(draft.receipts[range].to_vec())));
+        let (mut rows, mut told, mut index) = (draft.rows.into_iter(), draft.told.into_iter(), draft.index.into_iter());
+        for (count, reply, room) in taken {
+            let rows = rows.by_ref().take(count).collect();
+            let told = told.by_ref().take(count).collect();
+            let _index = index.by_ref().take(count).collect();
+            drop(reply.send(Ok(Committed { rows, told, _index })));
             drop(room);
         }
         raced.into_iter().for_each(|reply| drop(reply.send(Err(Raced))));
@@ -252,9 +288,7 @@ impl Writer {
         let size = self.store.size();
         let grown = from < size;
         for entry in entries {
-            if draft.ids.contains(&entry.meta.id)
-                || (grown && find_id(&*self.store, entry.meta.id, from..size)?.is_some())
-            {
+            if draft.ids.contains(&entry.id) || (grown && find_id(&*self.store, entry.id, from..size)?.is_some()) {
                 return Ok(true);
             }
         }
@@ -276,7 +310,7 @@ impl Writer {
     /// Gives an entry its place: position, time, the patient's chain, leaf.
     fn place(&mut self, draft: &mut Draft, first: u64, entry: Prepared) -> Result<(), StoreError> {
         let sequence = first + draft.rows.len() as u64;
-        let (patient_previous, patient_number) = match &entry.meta.patient {
+        let (patient_previous, patient_number) = match &entry.patient {
             None => (0, 0),
             Some(patient) => {
                 let head = match draft.heads.get(patient).or_else(|| self.heads.get(patient)) {
@@ -294,11 +328,9 @@ impl Writer {
         // Level 0 is the leaf column; only fuller tiles are stored.
         draft.tiles.extend(draft.edge.append(leaf).into_iter().filter(|tile| tile.level > 0));
         draft.unsealed.add(entry.seal_leaf);
-        draft.standing_changed |= self.standing.apply(&entry.meta);
-        draft.ids.insert(entry.meta.id);
-        let received_at = Timestamp(draft.time);
-        let (id, marks) = (entry.meta.id, marked(&entry.meta));
-        draft.receipts.push(Receipt { id, sequence, leaf_hash: leaf.to_string(), received_at, marks });
+        draft.standing_changed |= entry.own.is_some_and(|meta| self.standing.apply(&meta));
+        draft.ids.insert(entry.id);
+        draft.told.push((entry.id, entry.marks));
         draft.index.push(entry.index);
         draft.rows.push(Row {
             sequence,
@@ -323,7 +355,7 @@ impl Writer {
             ("to".to_owned(), to.to_string()),
         ]);
         facts.sort();
-        prepare(&self.keys, own_meta(Action::SEAL, facts), &[])
+        prepare(&self.keys, &own_meta(Action::SEAL, facts), &[])
     }
 }
 
@@ -366,19 +398,22 @@ pub(super) fn own_meta(action: Action, facts: Vec<(String, String)>) -> Meta {
 }
 
 /// Seals an entry under the keys of now.
-pub(super) fn prepare(keys: &Keys, meta: Meta, items: &[Item]) -> Prepared {
+pub(super) fn prepare(keys: &Keys, meta: &Meta, items: &[Item]) -> Prepared {
     prepare_in(keys, OWN_BUCKET, meta, items)
 }
 
 /// Seals an entry under the keys of now in a bucket; in the vault's own if that one is gone.
-pub(super) fn prepare_in(keys: &Keys, bucket: u32, meta: Meta, items: &[Item]) -> Prepared {
+pub(super) fn prepare_in(keys: &Keys, bucket: u32, meta: &Meta, items: &[Item]) -> Prepared {
     let bytes = meta.encode();
     let keyring = keys.ring();
     let sealing = keyring.sealing(bucket).or_else(|| keyring.sealing(OWN_BUCKET));
     let sealing = sealing.expect("a keyring never loses its newest version and its own bucket");
     let seal::Sealed { bytes: sealed, commitment } = seal::seal(&sealing, meta.id.as_bytes(), &bytes, items);
     let (leaf, seal_leaf) = (LeafStart::new(&bytes, &commitment), seal_leaf(meta.id, &sealed));
-    Prepared { index: Indexed::of(&meta), leaf, seal_leaf, meta, bytes, commitment, sealed }
+    // A seal entry states what stands and changes nothing of it.
+    let own = (meta.action.kind() == Kind::Vault && meta.action != Action::SEAL).then(|| Box::new(meta.clone()));
+    let (id, patient, marks, index) = (meta.id, meta.patient.clone(), marked(meta), Indexed::of(meta));
+    Prepared { id, patient, own, marks, index, leaf, seal_leaf, bytes, commitment, sealed }
 }
 
 /// The receipt of a stored entry.

@@ -88,6 +88,7 @@ fn open_to_all(name: &'static str) -> impl Fn(&Path) {
 }
 
 const DB: &str = "data/vault.db";
+const PAGE: usize = 8_192;
 const KEYRING: &str = "keys/keyring";
 const LOCK: &str = "keys/checkpoint.lock";
 const SIGNING: &str = "keys/signing.key";
@@ -111,7 +112,7 @@ async fn a_database_that_is_missing_damaged_or_foreign_is_refused_and_left_alone
             database(dir).execute_batch("CREATE TABLE a (b); INSERT INTO a VALUES (1)").unwrap();
         }),
         damage("of another vault", &["another vault's", "backup"], move |dir| put(dir, DB, &other)),
-        damage("of a newer program", &[DB, "schema version 2", "newer"], sql("PRAGMA user_version = 2")),
+        damage("of a newer program", &[DB, "schema version 99", "newer"], sql("PRAGMA user_version = 99")),
         damage("a trigger dropped", &[DB, "altered", "phivault verify", "backup"], sql("DROP TRIGGER entry_stays")),
         damage("a trigger edited", &[DB, "altered", "phivault verify", "backup"], sql(edited_trigger)),
         damage("a table added", &[DB, "altered", "phivault verify", "backup"], sql("CREATE TABLE more (a)")),
@@ -133,9 +134,9 @@ async fn a_zeroed_page_is_refused_wherever_the_start_reads_and_told_by_verify_ev
     settle(aged.dir());
     let bytes = fs::read(aged.dir().join(DB)).unwrap();
     let mut wrong = Vec::new();
-    for page in 1..=bytes.len() / 4096 {
+    for page in 1..=bytes.len() / PAGE {
         let vault = copy(aged.dir());
-        change(vault.path(), DB, |it| it[(page - 1) * 4096..page * 4096].fill(0));
+        change(vault.path(), DB, |it| it[(page - 1) * PAGE..page * PAGE].fill(0));
         let told = verify(vault.path()).0;
         if told == 0 {
             wrong.push(format!("page {page}: verify calls it intact"));
@@ -147,7 +148,7 @@ async fn a_zeroed_page_is_refused_wherever_the_start_reads_and_told_by_verify_ev
             wrong.push(format!("page {page}: {what}"));
         }
     }
-    assert!(bytes.len() / 4096 > 10, "the database has too few pages to tell anything");
+    assert!(bytes.len() / PAGE > 10, "the database has too few pages to tell anything");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     aged.finish();
 }

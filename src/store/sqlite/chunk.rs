@@ -2,7 +2,7 @@
 
 use super::super::StoreError;
 
-/// The most bytes of a chunk; with its row header it fits into one 4,096-byte page.
+/// The most bytes of a chunk; with their row headers two fit into one page of 8,192 bytes.
 pub(super) const MAX_BYTES: usize = 4_000;
 /// Key and count in front of positions.
 const GROUP_BYTES: usize = 8 + 2;

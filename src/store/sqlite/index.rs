@@ -22,6 +22,7 @@ use super::super::{Batch, Found, IndexDigests, Order, SEGMENT, StoreError};
 use super::chunk;
 use super::closed::{Closed, Cut, Filters, chunk_key, close, cut, insert, load_closed, read_chunk};
 use super::filter::{Across, ID_BITS, PATIENT_BITS};
+use super::pool::OnDemand;
 use super::{read, signed, unavailable};
 
 /// Chunks of a closed segment that ride along with one commit.
@@ -197,7 +198,7 @@ impl Index {
     /// Candidates with one term of each list, within the range, in the order asked for.
     pub(super) fn find(
         &self,
-        connection: &Connection,
+        connection: &OnDemand<'_>,
         wanted: &[Vec<Term>],
         range: Range<u64>,
         order: Order,
@@ -249,7 +250,7 @@ impl Index {
     /// Positions in segment `n` and `range` that have one term of each list, rising.
     fn positions(
         &self,
-        connection: &Connection,
+        connection: &OnDemand<'_>,
         n: u64,
         wanted: &[Vec<Term>],
         range: Range<u64>,
@@ -277,7 +278,7 @@ impl Index {
         })
     }
 
-    fn postings(&self, connection: &Connection, n: u64, term: Term, out: &mut Vec<u16>) -> Result<(), StoreError> {
+    fn postings(&self, connection: &OnDemand<'_>, n: u64, term: Term, out: &mut Vec<u16>) -> Result<(), StoreError> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let in_memory = |postings: &HashMap<Term, Positions, RandomState>, out: &mut Vec<u16>| {
             out.extend(postings.get(&term).into_iter().flatten().copied());
@@ -287,7 +288,7 @@ impl Index {
             Some(Segment::Closing(closing)) => in_memory(&closing.gathered.postings, out),
             Some(Segment::Missing) => {
                 drop(state);
-                read_index(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, index, _| {
+                read_index(connection.get()?, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, index, _| {
                     out.extend(index.terms.contains(&term).then_some(position));
                 })?;
             }
@@ -295,7 +296,7 @@ impl Index {
                 let chunks = closed.chunks_with(term);
                 drop(state);
                 for chunk in chunks {
-                    let bytes = read_chunk(connection, chunk_key(n, term.dimension as u8, chunk))?;
+                    let bytes = read_chunk(connection.get()?, chunk_key(n, term.dimension as u8, chunk))?;
                     chunk::groups(&bytes, &mut |key, positions| {
                         if key == term.key {
                             out.extend(positions);

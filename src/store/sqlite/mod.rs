@@ -93,7 +93,7 @@ impl Store for SqliteStore {
     fn append(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
         let mut writer = self.shared.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let size = self.size();
-        if batch.rows.first().is_some_and(|row| row.sequence != size) {
+        if batch.rows.iter().zip(size..).any(|(row, next)| row.sequence != next) {
             return Err(StoreError::Stale);
         }
         // One transaction: if the process dies before the commit returns, none of the batch is in; after it, all of it is,
@@ -144,7 +144,8 @@ impl Store for SqliteStore {
 
     fn find(&self, terms: &[Vec<Term>], range: Range<u64>, order: Order, limit: usize) -> Result<Found, StoreError> {
         let range = range.start..range.end.min(self.size());
-        self.readers.with(|connection| self.shared.index.find(connection, terms, range.clone(), order, limit))
+        // Most look-ups are for ids that are new, and end without a connection.
+        self.shared.index.find(&self.readers.on_demand(), terms, range, order, limit)
     }
 
     fn activity(&self, segment: u64, end: u64, moments: bool) -> Result<Option<Activity>, StoreError> {

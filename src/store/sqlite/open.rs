@@ -14,15 +14,21 @@ use super::unavailable;
 /// Marks the file as a phivault database ("PHIV").
 pub const APPLICATION_ID: i64 = 0x5048_4956;
 /// The schema this program reads and writes.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
-const INIT: &str = include_str!("migrations/0001_init.sql");
-/// SHA-256 over the schema text that [`INIT`] leaves behind: an edited trigger or table shows.
-const SCHEMA_DIGEST: &str = "9166885f1c21587c8d3138c337b0d2689b1f9d48e36a6846b369a1afc0587a8c";
+/// What leads from each schema version to the next, and SHA-256 over the schema text that it leaves behind: an edited trigger or
+/// table shows.
+const MIGRATIONS: [(&str, &str); 2] = [
+    (include_str!("migrations/0001_init.sql"), "9166885f1c21587c8d3138c337b0d2689b1f9d48e36a6846b369a1afc0587a8c"),
+    (
+        include_str!("migrations/0002_no_insert_trigger.sql"),
+        "28854b9b4e254323b0762b788afb85ce328021073f63564d60f7dffa508e090d",
+    ),
+];
 /// Versions before 3.51.3 can lose a commit when a WAL reset meets a checkpoint.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// WAL pages after which the writer checkpoints.
-const CHECKPOINT_PAGES: i64 = 4_000;
+const CHECKPOINT_PAGES: i64 = 2_000;
 
 /// Settings of the writing connection, each read back after it is set.
 const WRITER_PRAGMAS: [(&str, &str); 10] = [
@@ -51,12 +57,9 @@ pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     drop(file);
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unavailable)?;
     connection
-        .execute_batch("PRAGMA page_size = 4096; PRAGMA auto_vacuum = NONE; PRAGMA synchronous = EXTRA;")
+        .execute_batch("PRAGMA page_size = 8192; PRAGMA auto_vacuum = NONE; PRAGMA synchronous = EXTRA;")
         .map_err(unavailable)?;
-    let identity = format!(
-        "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {INIT} COMMIT;"
-    );
-    connection.execute_batch(&identity).map_err(unavailable)?;
+    migrate(&connection, 0)?;
     set(&connection, &WRITER_PRAGMAS)?;
     connection.close().map_err(|(_, error)| unavailable(error))?;
     sync_folder(path)
@@ -71,8 +74,12 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
     // Identity first: nothing is set on a file that is not ours.
     connection.execute_batch("PRAGMA busy_timeout = 5000").map_err(unavailable)?;
-    check_identity(&connection, path)?;
+    let version = check_known(&connection, path)?;
     set(&connection, &WRITER_PRAGMAS)?;
+    if version < SCHEMA_VERSION {
+        tracing::info!("the schema of the database is brought from version {version} to {SCHEMA_VERSION}");
+        migrate(&connection, version)?;
+    }
     set(&connection, &[("wal_autocheckpoint", &CHECKPOINT_PAGES.to_string())])?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(unavailable)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -114,8 +121,28 @@ pub(super) fn copy(source: &Connection, to: &Path) -> Result<(), StoreError> {
     File::open(to).and_then(|it| it.sync_all()).map_err(unwritable)
 }
 
-/// Checks that the file is a phivault database of a schema this program knows, with the schema text it should have.
+/// Brings the schema from a version to the newest, in one transaction.
+fn migrate(connection: &Connection, from: i64) -> Result<(), StoreError> {
+    let steps: String = MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(0)).map(|it| it.0).collect();
+    let whole = format!(
+        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; {steps} COMMIT;"
+    );
+    connection.execute_batch(&whole).map_err(unavailable)
+}
+
+/// Checks that the file is a phivault database of this program's schema.
 pub(super) fn check_identity(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match check_known(connection, path)? {
+        SCHEMA_VERSION => Ok(()),
+        version => Err(StoreError::Unsuitable(format!(
+            "{} has schema version {version}; this program works with {SCHEMA_VERSION}. Start it once (phivault serve), which upgrades the database.",
+            path.display()
+        ))),
+    }
+}
+
+/// Checks that the file is a phivault database of a schema this program knows, with the schema text it should have; which version.
+fn check_known(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let broken = |error: rusqlite::Error| {
         StoreError::Unsuitable(format!(
@@ -130,19 +157,20 @@ pub(super) fn check_identity(connection: &Connection, path: &Path) -> Result<(),
             path.display()
         )));
     }
-    if version != SCHEMA_VERSION {
+    let known = usize::try_from(version).ok().and_then(|it| MIGRATIONS.get(it.checked_sub(1)?));
+    let Some((_, digest)) = known else {
         return Err(StoreError::Unsuitable(format!(
             "{} has schema version {version}, this program knows {SCHEMA_VERSION}. Use the phivault version that wrote it, or a newer one.",
             path.display()
         )));
-    }
-    if schema_digest(connection)? != SCHEMA_DIGEST {
+    };
+    if schema_digest(connection)? != *digest {
         return Err(StoreError::Unsuitable(format!(
             "The schema of {} was altered (a table or trigger differs). Do not write to it: run `phivault verify`, then restore a backup.",
             path.display()
         )));
     }
-    Ok(())
+    Ok(version)
 }
 
 /// SHA-256 over the schema text of a database.
@@ -257,9 +285,33 @@ mod tests {
     #[test]
     fn a_new_database_has_the_schema_that_is_compiled_in() {
         let (_folder, path) = fresh();
-        assert_eq!(schema_digest(&reader(&path).unwrap()).unwrap(), SCHEMA_DIGEST);
+        assert_eq!(schema_digest(&reader(&path).unwrap()).unwrap(), MIGRATIONS[MIGRATIONS.len() - 1].1);
         writer(&path).unwrap();
         assert!(create(&path).unwrap_err().to_string().contains("already"));
+    }
+
+    #[test]
+    fn a_database_of_each_earlier_schema_is_upgraded_by_the_writer_and_refused_by_readers_until_then() {
+        for version in 1..SCHEMA_VERSION {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("vault.db");
+            let raw = Connection::open(&path).unwrap();
+            for (step, _) in &MIGRATIONS[..usize::try_from(version).unwrap()] {
+                raw.execute_batch(step).unwrap();
+            }
+            let identity = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}");
+            raw.execute_batch(&identity).unwrap();
+            raw.execute_batch("INSERT INTO entry VALUES (0, x'01', 1, 0, 0, zeroblob(32), zeroblob(32), x'02')")
+                .unwrap();
+            drop(raw);
+            let old = reader(&path).unwrap();
+            assert!(check_identity(&old, &path).unwrap_err().to_string().contains("phivault serve"));
+            drop(old);
+            let upgraded = writer(&path).unwrap();
+            check_identity(&upgraded, &path).unwrap();
+            let kept: i64 = upgraded.query_row("SELECT count(*) FROM entry", [], |row| row.get(0)).unwrap();
+            assert_eq!(kept, 1);
+        }
     }
 
     #[test]
@@ -289,7 +341,6 @@ mod tests {
             "UPDATE entry SET meta = x'09'",
             "UPDATE entry SET received_at = 2",
             "DELETE FROM entry",
-            "INSERT INTO entry VALUES (5, x'01', 1, 0, 0, zeroblob(32), zeroblob(32), x'02')",
             "INSERT OR REPLACE INTO entry VALUES (0, x'09', 1, 0, 0, zeroblob(32), zeroblob(32), x'02')",
         ] {
             assert!(raw.execute_batch(statement).is_err(), "{statement}");

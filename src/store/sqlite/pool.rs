@@ -1,5 +1,6 @@
 //! Read-only connections, opened when needed, kept, and bounded in number.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -33,8 +34,12 @@ impl Pool {
 
     /// Runs something with a connection.
     pub(super) fn with<T>(&self, run: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let lent = Lent { pool: self, connection: Some(self.take()?) };
-        run(lent.connection.as_ref().expect("a connection is lent until it is dropped"))
+        run(self.on_demand().get()?)
+    }
+
+    /// A connection that is taken when it is first needed.
+    pub(super) fn on_demand(&self) -> OnDemand<'_> {
+        OnDemand { pool: self, connection: OnceCell::new() }
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
@@ -60,13 +65,25 @@ impl Pool {
 }
 
 /// Gives the connection back however the work with it ends.
-struct Lent<'a> {
+pub(super) struct OnDemand<'a> {
     pool: &'a Pool,
-    connection: Option<Connection>,
+    connection: OnceCell<Connection>,
 }
 
-impl Drop for Lent<'_> {
+impl OnDemand<'_> {
+    pub(super) fn get(&self) -> Result<&Connection, StoreError> {
+        if self.connection.get().is_none() {
+            // Nobody else can have filled it meanwhile: the cell is of one thread.
+            drop(self.connection.set(self.pool.take()?));
+        }
+        Ok(self.connection.get().expect("it was filled just now"))
+    }
+}
+
+impl Drop for OnDemand<'_> {
     fn drop(&mut self) {
-        self.pool.give(self.connection.take());
+        if let Some(connection) = self.connection.take() {
+            self.pool.give(Some(connection));
+        }
     }
 }

@@ -105,13 +105,13 @@ impl Vault {
             let looked_up_to = self.store.size();
             self.unmoved(&Plan { stage: PlanStage::Approved, ..plan.clone() }, looked_up_to)?;
             let unchanged = Some(Box::new(self.record_filter(&plan.record.kind, &plan.record.id)?));
-            let entries = vec![self.seal(draft), prepare(&self.keys, meta.clone(), &items)];
+            let entries = vec![self.seal(draft), prepare(&self.keys, &meta, &items)];
             let (reply, answer) = oneshot::channel();
             let (state, resealed) = (vec![row.clone()], Vec::new());
             self.send(Message::Job(Job { entries, looked_up_to, state, resealed, unchanged, reply, room: None }))?;
             // Else sealed under a key that is just being destroyed, or the record moved on: look again, under the keys of now.
-            if let Ok(receipts) = answer.blocking_recv().map_err(|_| VaultError::Unknown)? {
-                return receipts.into_iter().next().ok_or(VaultError::Unknown);
+            if let Ok(done) = answer.blocking_recv().map_err(|_| VaultError::Unknown)? {
+                return done.receipts().into_iter().next().ok_or(VaultError::Unknown);
             }
         }
     }

@@ -67,7 +67,7 @@ pub fn edit(dir: &Path, change: impl FnOnce(&Connection)) {
     let rows = triggers.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
     let rows: Vec<_> = rows.map(Result::unwrap).collect();
     drop(triggers);
-    assert_eq!(rows.len(), 3, "the triggers that guard entries");
+    assert_eq!(rows.len(), 2, "the triggers that guard entries");
     rows.iter().for_each(|(name, _)| db.execute_batch(&format!("DROP TRIGGER {name}")).unwrap());
     change(&db);
     rows.iter().for_each(|(_, sql)| db.execute_batch(sql).unwrap());

@@ -68,6 +68,9 @@ fn content(database: &Path) -> Option<[u8; 32]> {
     Some(hash.finalize().into())
 }
 
+/// Bytes of a page.
+const PAGE: usize = 8_192;
+
 /// The first page, and the roots of the tables that are small and of their indexes.
 fn pages(database: &Path) -> Vec<usize> {
     let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -87,8 +90,8 @@ fn no_flipped_byte_of_the_database_changes_what_is_stored_unnoticed() {
     // Spread evenly, and more densely in the first page, which holds the header and the schema, and in those of the small tables.
     let spread = (0..count).map(|n| n * bytes.len() / count);
     let dense = pages(&original.path().join("data/vault.db")).into_iter().flat_map(|page| {
-        let begin = (page - 1) * 4_096;
-        (begin..begin + 4_096).step_by(4_096 / (count / 8).clamp(1, 4_096))
+        let begin = (page - 1) * PAGE;
+        (begin..begin + PAGE).step_by(PAGE / (count / 8).clamp(1, PAGE))
     });
     let places: Vec<usize> = spread.chain(dense).collect();
     let (next, missed, found) = (Mutex::new(places.iter()), Mutex::new(Vec::new()), Mutex::new(0));

@@ -174,7 +174,8 @@ fn what_entries_are_counted_by_is_believed_only_as_the_ledger_names_it() {
     drop(vault);
     // Entries that are altered beside it are named.
     edit(folder.path(), |db| {
-        let sql = "UPDATE entry SET meta = CAST(replace(CAST(meta AS TEXT), 'role-', 'rola-') AS BLOB) WHERE sequence = 700";
+        let sql =
+            "UPDATE entry SET meta = CAST(replace(CAST(meta AS TEXT), 'role-', 'rola-') AS BLOB) WHERE sequence = 700";
         assert_eq!(db.execute(sql, []).unwrap(), 1);
     });
     settings.evidence.scrub_per_second = 0;
