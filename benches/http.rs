@@ -206,7 +206,7 @@ type Waiting = (Vec<u8>, oneshot::Sender<i64>);
 fn bare(database: &Path) {
     let mut db = Connection::open(database).expect("a database can be made");
     db.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+        "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 6000;
         CREATE TABLE entry (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT",
     )
     .expect("the table can be made");

@@ -348,7 +348,7 @@ fn raw(dir: &Path) -> f64 {
     let store = SqliteStore::open(&dir.join("data/vault.db")).expect("the vault's database opens");
     let size = store.size();
     let mut raw = Connection::open(dir.join("raw.db")).expect("a database can be made");
-    raw.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+    raw.execute_batch("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 6000;
         CREATE TABLE entry (sequence INTEGER PRIMARY KEY, meta BLOB, received_at INTEGER, previous INTEGER, number INTEGER, commitment BLOB, leaf BLOB, sealed BLOB) STRICT")
         .expect("the table can be made");
     let mut spent = Duration::ZERO;

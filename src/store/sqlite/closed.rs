@@ -1,7 +1,8 @@
 //! The index of a full segment on disk: written once, in key order, and read back piece by piece.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest as _, Sha256};
@@ -80,17 +81,42 @@ impl Closed {
     }
 }
 
+/// Whether the processor is left to others every now and then: a core that is taken for 0.1 s at a time shows in what requests take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    Leisurely,
+    AtOnce,
+}
+
+impl Pace {
+    fn breathe(self) {
+        if self == Self::Leisurely {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Chunks that are hashed in one go, a millisecond's work.
+const SOME: usize = 400;
+
 /// Cuts the index of a segment into chunks with their keys: the postings dimension by dimension, key by key, then the activity.
-pub(super) fn cut(n: u64, gathered: &Gathered) -> Cut {
-    let mut sorted: Vec<_> = gathered.postings.iter().collect();
-    sorted.sort_unstable_by_key(|(term, _)| **term);
+pub(super) fn cut(n: u64, gathered: &Gathered, pace: Pace) -> Cut {
+    let mut dimensions: BTreeMap<Dimension, Vec<_>> = BTreeMap::new();
+    for (term, positions) in &gathered.postings {
+        dimensions.entry(term.dimension).or_default().push((term, positions));
+    }
     let mut out = Vec::new();
-    for group in sorted.chunk_by(|a, b| a.0.dimension == b.0.dimension) {
-        let dimension = group[0].0.dimension as u8;
+    for (dimension, mut group) in dimensions {
+        pace.breathe();
+        group.sort_unstable_by_key(|(term, _)| term.key);
+        pace.breathe();
+        let dimension = dimension as u8;
         let chunks = chunk::cut(group.iter().map(|(term, positions)| (term.key, positions.as_slice())));
         out.extend(chunks.into_iter().enumerate().map(|(number, chunk)| (chunk_key(n, dimension, number), chunk)));
     }
+    pace.breathe();
     let Activity { heads, moments } = gathered.deeds.clone().finish(u32::MAX);
+    pace.breathe();
     for (dimension, bytes) in [(HEADS, heads), (MOMENTS, moments)] {
         for (number, piece) in bytes.chunks(chunk::MAX_BYTES).enumerate() {
             let chunk = Chunk { first: number as u64, bytes: piece.to_vec() };
@@ -104,7 +130,10 @@ pub(super) fn cut(n: u64, gathered: &Gathered) -> Cut {
     };
     let front = [fences_of(&out), [filters.ids.bytes(), filters.patients.bytes()].concat()];
     let mut digesting = Digesting::new(&front_of(&front[0], &front[1]));
-    out.iter().for_each(|(key, chunk)| digesting.add(*key, &chunk.bytes));
+    for some in out.chunks(SOME) {
+        pace.breathe();
+        some.iter().for_each(|(key, chunk)| digesting.add(*key, &chunk.bytes));
+    }
     Cut { n, chunks: out, filters, front, digests: digesting.finish() }
 }
 

@@ -20,11 +20,13 @@ use crate::domain::time::Timestamp;
 
 use super::super::{Batch, Found, IndexDigests, Order, SEGMENT, StoreError};
 use super::chunk;
-use super::closed::{Closed, Cut, Filters, chunk_key, close, cut, insert, load_closed, read_chunk};
+use super::closed::{Closed, Cut, Filters, Pace, chunk_key, close, cut, insert, load_closed, read_chunk};
 use super::filter::{Across, ID_BITS, PATIENT_BITS};
 use super::pool::OnDemand;
 use super::{read, signed, unavailable};
 
+/// Terms that there is room for at a start, some megabytes.
+const FEW_TERMS: usize = 1 << 16;
 /// Chunks of a closed segment that ride along with one commit.
 const CHUNKS_PER_COMMIT: usize = 256;
 
@@ -85,7 +87,7 @@ pub(super) struct Written {
 impl Index {
     /// Loads the fences of closed segments, and rebuilds the open one from its entries. Writes nothing.
     pub(super) fn load(connection: &Connection, size: u64) -> Result<Self, StoreError> {
-        let mut state = State { segments: Vec::new(), open: Gathered::default() };
+        let mut state = State { segments: Vec::new(), open: Gathered::with_room(FEW_TERMS) };
         let all = AllFilters { ids: Across::new(ID_BITS), patients: Across::new(PATIENT_BITS) };
         for n in 0..size / SEGMENT {
             state.segments.push(match load_closed(connection, n) {
@@ -127,12 +129,14 @@ impl Index {
         for (row, index) in batch.rows.iter().zip(batch.index) {
             state.open.add(within(row.sequence), index, Timestamp(row.received_at));
             if state.open.count == SEGMENT {
-                let gathered = std::mem::take(&mut state.open);
+                // As much room as the last one took: growing a large map moves all of it while a writer waits.
+                let next = Gathered::with_room(state.open.postings.len());
+                let gathered = std::mem::replace(&mut state.open, next);
                 let closing = Arc::new(Closing { n: row.sequence / SEGMENT, gathered, cut: OnceLock::new() });
                 state.segments.push(Segment::Closing(closing.clone()));
                 let filters = self.filters.clone();
                 aside(move || {
-                    let cut = cut(closing.n, &closing.gathered);
+                    let cut = cut(closing.n, &closing.gathered, Pace::Leisurely);
                     filters.put(closing.n, &cut.filters);
                     closing.cut.get_or_init(|| cut);
                 });
@@ -156,7 +160,7 @@ impl Index {
         for ((index, received), position) in entries.iter().zip(0..=u16::MAX) {
             gathered.add(position, index, Timestamp(*received));
         }
-        cut(n, &gathered).digests
+        cut(n, &gathered, Pace::AtOnce).digests
     }
 
     /// The digests of a segment's index as it is stored.
@@ -360,6 +364,11 @@ impl AllFilters {
 }
 
 impl Gathered {
+    fn with_room(terms: usize) -> Self {
+        let postings = HashMap::with_capacity_and_hasher(terms, RandomState::default());
+        Self { postings, ..Self::default() }
+    }
+
     fn add(&mut self, position: u16, index: &Indexed, received: Timestamp) {
         for term in &index.terms {
             self.postings.entry(*term).or_default().push(position);
@@ -408,7 +417,7 @@ fn rebuild(connection: &Connection, n: u64, filters: &AllFilters) -> Result<Clos
     read_index(connection, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, index, received| {
         gathered.add(position, &index, received);
     })?;
-    let cut = cut(n, &gathered);
+    let cut = cut(n, &gathered, Pace::AtOnce);
     filters.put(n, &cut.filters);
     let transaction = connection.unchecked_transaction().map_err(unavailable)?;
     let keys = params![chunk_key(n, 0, 0), chunk_key(n + 1, 0, 0)];

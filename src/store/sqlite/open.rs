@@ -27,8 +27,9 @@ const MIGRATIONS: [(&str, &str); 2] = [
 ];
 /// Versions before 3.51.3 can lose a commit when a WAL reset meets a checkpoint.
 const OLDEST_SQLITE: i32 = 3_051_003;
-/// WAL pages after which the writer checkpoints.
-const CHECKPOINT_PAGES: i64 = 2_000;
+/// WAL pages after which the writer checkpoints: 48 MB. A checkpoint keeps commits waiting for some milliseconds, so that with a
+/// smaller log every hundredth request would meet one; a thread beside the writer does not help, for both wait for the same disk.
+const CHECKPOINT_PAGES: i64 = 6_000;
 
 /// Settings of the writing connection, each read back after it is set.
 const WRITER_PRAGMAS: [(&str, &str); 10] = [
