@@ -17,11 +17,17 @@ use phivault::domain::submission::Submission;
 use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
+mod parts;
+
+use parts::{Parts, used};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Connections at a time.
-const POINTS: [usize; 3] = [1, 16, 64];
+const POINTS: [usize; 5] = [1, 8, 16, 32, 64];
+/// Entries of one NDJSON request.
+const BATCH: usize = 500;
 /// Each point is measured so often, the services in turns; the middle one counts.
 const ROUNDS: usize = 3;
 
@@ -59,6 +65,9 @@ fn main() {
             of_vault.p99 / of_bare.p99
         );
     }
+    batches(&vault_url, &token, span);
+    parts(&vault, &bare, (&vault_url, &bare_url), &token, span);
+    closing(&vault_url, &token, span);
     bare.kill().expect("the bare service ends");
     bare.wait().expect("it is gone");
     let stopped = Command::new("kill").arg(vault.id().to_string()).status().expect("kill is there");
@@ -124,14 +133,134 @@ fn announced(mut command: Command) -> (Child, String) {
 }
 
 struct Figures {
+    requests: usize,
     rate: f64,
     p50: f64,
     p99: f64,
 }
 
+/// Batches of many lines, from few connections.
+fn batches(url: &str, token: &str, span: Duration) {
+    for clients in [1, 4] {
+        let (stop, began) = (AtomicBool::new(false), Instant::now());
+        let sent: usize = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..clients)
+                .map(|n| {
+                    let stop = &stop;
+                    scope.spawn(move || batch_client(address(url), token, n, stop))
+                })
+                .collect();
+            std::thread::sleep(span);
+            stop.store(true, Ordering::Relaxed);
+            all.into_iter().map(|it| it.join().expect("a client does not panic")).sum()
+        });
+        let rate = sent as f64 / began.elapsed().as_secs_f64();
+        println!("NDJSON, {BATCH} lines a request, {clients} connections: {rate:.0} entries/s");
+    }
+}
+
+fn batch_client(address: &str, token: &str, seed: u64, stop: &AtomicBool) -> usize {
+    let (mut stream, mut bodies, mut buffer, mut sent) =
+        (connect(address), Bodies::new(seed + 1_000), vec![0; 1 << 20], 0);
+    while !stop.load(Ordering::Relaxed) {
+        let lines: Vec<String> = (0..BATCH).map(|_| bodies.next()).collect();
+        let body = lines.join("\n");
+        let head = format!(
+            "POST /v1/entries/batch HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).expect("it takes it");
+        answer(&mut stream, &mut buffer, "200");
+        sent += BATCH;
+    }
+    sent
+}
+
+/// What one request costs, by part, and how much of what the process used that explains.
+fn parts(vault: &Child, bare: &Child, urls: (&str, &str), token: &str, span: Duration) {
+    let mut bodies = Bodies::new(7);
+    let lines: Vec<String> = (0..20_000).map(|_| bodies.next()).collect();
+    let parts = Parts::of(&lines);
+    let measure = |child: &Child, url: &str, names: [&str; 2]| {
+        let before = names.map(|it| used(child.id(), it));
+        let done = load(url, token, 64, span).requests as f64;
+        let after = names.map(|it| used(child.id(), it));
+        [0, 1].map(|n| (after[n] - before[n]).as_secs_f64() * 1e6 / done)
+    };
+    let [workers, writer] = measure(vault, urls.0, ["actix-rt", "writer"]);
+    let [bare_workers, bare_writer] = measure(bare, urls.1, ["actix-rt", "append"]);
+    // The bare service parses too; what is left of it is HTTP and the system.
+    let http = bare_workers - parts.parse;
+    println!("\nCPU of a request at 64 connections, us");
+    for (what, microseconds) in [
+        ("HTTP and system, as in the bare service", http),
+        ("parse", parts.parse),
+        ("check", parts.check),
+        ("seal", parts.seal),
+        ("hash", parts.hash),
+        ("store: the writer's thread", writer),
+        ("  the bare service's", bare_writer),
+    ] {
+        println!("  {what:<42} {microseconds:>7.2}");
+    }
+    let (explained, all) = (http + parts.sum() + writer, workers + writer);
+    println!("  {:<42} {explained:>7.2} of {all:.2}: {:.0} %", "sum", explained / all * 100.0);
+}
+
+/// What writers meet while a segment closes: the second of the worst p99 against the middle one.
+fn closing(url: &str, token: &str, span: Duration) {
+    let mut all: Vec<f64> =
+        (0..12).map(|_| load(url, token, 64, (span / 4).max(Duration::from_millis(100))).p99).collect();
+    all.sort_by(f64::total_cmp);
+    println!(
+        "p99 at 64 connections over {} parts of a load in which segments close: middle {:.0} us, worst {:.0} us ({:.1} times)",
+        all.len(),
+        all[all.len() / 2],
+        all[all.len() - 1],
+        all[all.len() - 1] / all[all.len() / 2]
+    );
+}
+
+fn address(url: &str) -> &str {
+    url.trim_start_matches("http://").trim_end_matches('/')
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_nodelay(true).expect("the option is known");
+    stream
+}
+
+/// Entries of some of 2,000 users about some of 200,000 patients.
+struct Bodies {
+    state: u64,
+    value: String,
+}
+
+impl Bodies {
+    fn new(seed: u64) -> Self {
+        Self { state: seed, value: (0..300).map(|n| char::from(b'a' + (n % 26) as u8)).collect() }
+    }
+
+    /// Steele, Lea and Flood, 2014.
+    fn chance(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 16
+    }
+
+    fn next(&mut self) -> String {
+        let (user, patient, id) = (self.chance() % 2_000, self.chance() % 200_000, uuid::Uuid::now_v7());
+        let value = &self.value;
+        format!(
+            r#"{{"id":"{id}","action":"update","actor":{{"id":"user-{user}","role":"physician"}},"patient":{{"id":"MRN-{patient}"}},"record":{{"type":"Observation","id":"o-{patient}"}},"reason":{{"code":"TREAT"}},"changes":[{{"field":"value","new":"{value}"}}]}}"#
+        )
+    }
+}
+
 /// Requests by so many connections for a time, each with a new entry.
 fn load(url: &str, token: &str, clients: usize, span: Duration) -> Figures {
-    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let address = address(url);
     let stop = AtomicBool::new(false);
     let began = Instant::now();
     let mut times: Vec<u32> = std::thread::scope(|scope| {
@@ -148,39 +277,28 @@ fn load(url: &str, token: &str, clients: usize, span: Duration) -> Figures {
     let spent = began.elapsed().as_secs_f64();
     times.sort_unstable();
     let at = |share: usize| f64::from(times[(times.len() * share / 100).min(times.len() - 1)]);
-    Figures { rate: times.len() as f64 / spent, p50: at(50), p99: at(99) }
+    Figures { requests: times.len(), rate: times.len() as f64 / spent, p50: at(50), p99: at(99) }
 }
 
 fn client(address: &str, token: &str, seed: u64, stop: &AtomicBool) -> Vec<u32> {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_nodelay(true).expect("the option is known");
-    let (mut times, mut buffer, mut state) = (Vec::new(), vec![0; 16_384], seed + 1);
-    let mut chance = move || {
-        // Steele, Lea and Flood, 2014.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 16
-    };
-    let value: String = (0..300).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+    let (mut stream, mut bodies) = (connect(address), Bodies::new(seed + 1));
+    let (mut times, mut buffer) = (Vec::new(), vec![0; 16_384]);
     while !stop.load(Ordering::Relaxed) {
-        let (user, patient, id) = (chance() % 2_000, chance() % 200_000, uuid::Uuid::now_v7());
-        let body = format!(
-            r#"{{"id":"{id}","action":"update","actor":{{"id":"user-{user}","role":"physician"}},"patient":{{"id":"MRN-{patient}"}},"record":{{"type":"Observation","id":"o-{patient}"}},"reason":{{"code":"TREAT"}},"changes":[{{"field":"value","new":"{value}"}}]}}"#
-        );
+        let body = bodies.next();
         let request = format!(
             "POST /v1/entries HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         let began = Instant::now();
         stream.write_all(request.as_bytes()).expect("it takes the request");
-        answer(&mut stream, &mut buffer);
+        answer(&mut stream, &mut buffer, "201");
         times.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
     }
     times
 }
 
-/// Reads one answer whole; it must be 201.
-fn answer(stream: &mut TcpStream, buffer: &mut [u8]) {
+/// Reads one answer whole; it must have that status.
+fn answer(stream: &mut TcpStream, buffer: &mut [u8], status: &str) {
     let mut have = 0;
     loop {
         let read = stream.read(&mut buffer[have..]).expect("it answers");
@@ -188,7 +306,7 @@ fn answer(stream: &mut TcpStream, buffer: &mut [u8]) {
         have += read;
         let Some(end) = buffer[..have].windows(4).position(|it| it == b"\r\n\r\n") else { continue };
         let head = String::from_utf8_lossy(&buffer[..end]).to_lowercase();
-        assert!(head.starts_with("http/1.1 201"), "{}", String::from_utf8_lossy(&buffer[..have]));
+        assert!(head.split(' ').nth(1) == Some(status), "{}", String::from_utf8_lossy(&buffer[..have]));
         let length = head
             .lines()
             .find_map(|it| it.strip_prefix("content-length:"))
@@ -211,7 +329,8 @@ fn bare(database: &Path) {
     )
     .expect("the table can be made");
     let (queue, mut queued) = mpsc::unbounded_channel::<Waiting>();
-    std::thread::spawn(move || {
+    let append = std::thread::Builder::new().name("append".into());
+    let append = append.spawn(move || {
         let mut sequence = 0;
         while let Some(first) = queued.blocking_recv() {
             let mut all = vec![first];
@@ -231,6 +350,7 @@ fn bare(database: &Path) {
             }
         }
     });
+    append.expect("a thread can be made");
     let serve = async move {
         let queue = web::Data::new(queue);
         let server =

@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use phivault::config::Settings;
 use phivault::domain::caller::{Caller, Role};
-use phivault::domain::fields::Fields;
 use phivault::domain::query::QueryIn;
-use phivault::domain::retention::Retention;
-use phivault::domain::rules::{NoOp, Rules};
 use phivault::domain::submission::{ReasonIn, Submission};
 use phivault::domain::{json, time::Clock, time::Timestamp};
 use phivault::keyfile::{self, KeyPaths};
-use phivault::store::Store;
-use phivault::store::sqlite::SqliteStore;
 use phivault::vault::{
     self, AccessAsked, AsOf, Cost, Creation, Opening, Outcome, RecordAsked, ReencryptIn, ReportIn, Vault, Verdict,
     VerifyAsked,
 };
-use rusqlite::{Connection, params};
+
+mod limits;
+mod parts;
+
+use limits::{Limits, limits};
+use parts::{Parts, REASONS, rules, used};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,7 +35,6 @@ const SUBMITTERS: usize = 4;
 const PACE: Duration = Duration::from_secs(4);
 const USERS: u64 = 2_000;
 const PATIENTS: u64 = 200_000;
-const REASONS: &str = include_str!("../config/reasons.toml");
 
 struct WallClock;
 
@@ -71,7 +70,7 @@ fn main() {
     if std::env::var_os("PHIVAULT_BENCH_APPEND").is_some() {
         vault.stop().expect("the vault stops");
         drop(vault);
-        return appends(&blocks, raw(dir));
+        return appends(&blocks, &limits(dir, BATCH));
     }
     let mut ids = probe(&vault, entries);
     ids.extend(reports(&vault));
@@ -81,8 +80,7 @@ fn main() {
     vault.stop().expect("the vault stops");
     let keyless = verify(dir, None);
     let with_keys = verify(dir, Some(keyring(dir)));
-    let raw = raw(dir);
-    appends(&blocks, raw);
+    appends(&blocks, &limits(dir, BATCH));
     row("re-encryption, entries a second", moved, None);
     row("keyless verify, all cores, entries a second", keyless, None);
     row("verify with keys, all cores, entries a second", with_keys, None);
@@ -100,7 +98,8 @@ fn main() {
 }
 
 /// How fast entries went in, by tenths, and what they cost.
-fn appends(blocks: &[Block], raw: f64) {
+fn appends(blocks: &[Block], limits: &Limits) {
+    let raw = limits.raw;
     println!("\n{:<44} {:>14} {:>10}", "what", "figure", "of raw");
     let (all, cpu): (Duration, Duration) =
         (blocks.iter().map(|it| it.took).sum(), blocks.iter().map(|it| it.cpu).sum());
@@ -111,7 +110,24 @@ fn appends(blocks: &[Block], raw: f64) {
         let each = rate(it.entries, it.took);
         row(&format!("  block {} (of {})", n + 1, it.entries), each, Some(each / raw));
     }
-    println!("{:<44} {:>11.1} us", "  CPU an entry, all threads", cpu.as_secs_f64() * 1e6 / done as f64);
+    row("  SHA-256 of the same bytes, one core", limits.sha256, Some(limits.sha256 / raw));
+    row("  AES-256-GCM of the same bytes, one core", limits.aes, Some(limits.aes / raw));
+    row("  a scan of the same rows", limits.scan, Some(limits.scan / raw));
+    let writer: Duration = blocks.iter().map(|it| it.writer).sum();
+    let each = |took: Duration| took.as_secs_f64() * 1e6 / done as f64;
+    let mut random = SplitMix64(11);
+    let lines: Vec<String> = (0..20_000).map(|n| submission(&mut random, n, moment(n, 20_000))).collect();
+    let parts = Parts::of(&lines);
+    let named = [
+        ("CPU an entry, all threads", each(cpu)),
+        ("  parse", parts.parse),
+        ("  check", parts.check),
+        ("  seal", parts.seal),
+        ("  hash: leaves and terms", parts.hash),
+        ("  store: the writer's thread", each(writer)),
+        ("  the rest: look-ups, queue, memory, index", each(cpu) - each(writer) - parts.sum()),
+    ];
+    named.iter().for_each(|(what, microseconds)| println!("{what:<44} {microseconds:>11.2} us"));
 }
 
 /// Repeatable chance (Steele, Lea and Flood, 2014).
@@ -155,6 +171,8 @@ struct Block {
     entries: usize,
     took: Duration,
     cpu: Duration,
+    /// What the writer's thread used of it.
+    writer: Duration,
 }
 
 /// What this process has used of all cores so far.
@@ -175,7 +193,8 @@ fn append(vault: &Arc<Vault>, entries: usize) -> Vec<Block> {
             .map(|chunk| chunk.iter().map(|n| submission(&mut random, *n, moment(*n, entries))).collect())
             .collect();
         let count = batches.iter().map(Vec::len).sum();
-        let (began, busy) = (Instant::now(), cpu());
+        let writer = || used(std::process::id(), "writer");
+        let (began, busy, written) = (Instant::now(), cpu(), writer());
         std::thread::scope(|scope| {
             for own in 0..SUBMITTERS {
                 let batches = &batches;
@@ -189,7 +208,7 @@ fn append(vault: &Arc<Vault>, entries: usize) -> Vec<Block> {
                 });
             }
         });
-        out.push(Block { entries: count, took: began.elapsed(), cpu: cpu() - busy });
+        out.push(Block { entries: count, took: began.elapsed(), cpu: cpu() - busy, writer: writer() - written });
     }
     out
 }
@@ -343,42 +362,6 @@ fn p99(vault: &Arc<Vault>, meanwhile: impl FnOnce()) -> f64 {
     all[all.len() * 99 / 100]
 }
 
-/// The same stored bytes into one bare table: same batch, same pragmas, nothing else.
-fn raw(dir: &Path) -> f64 {
-    let store = SqliteStore::open(&dir.join("data/vault.db")).expect("the vault's database opens");
-    let size = store.size();
-    let mut raw = Connection::open(dir.join("raw.db")).expect("a database can be made");
-    raw.execute_batch("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 6000;
-        CREATE TABLE entry (sequence INTEGER PRIMARY KEY, meta BLOB, received_at INTEGER, previous INTEGER, number INTEGER, commitment BLOB, leaf BLOB, sealed BLOB) STRICT")
-        .expect("the table can be made");
-    let mut spent = Duration::ZERO;
-    for from in (0..size).step_by(BATCH) {
-        let to = size.min(from + BATCH as u64);
-        let rows = store.rows(&(from..to).collect::<Vec<_>>()).expect("rows can be read");
-        let began = Instant::now();
-        let transaction = raw.transaction().expect("a transaction begins");
-        for row in &rows {
-            let mut insert = transaction
-                .prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
-                .expect("the statement is right");
-            let values = params![
-                row.sequence as i64,
-                row.meta,
-                row.received_at,
-                row.patient_previous as i64,
-                row.patient_number as i64,
-                row.commitment,
-                row.leaf.as_bytes(),
-                row.sealed
-            ];
-            insert.execute(values).expect("a row goes in");
-        }
-        transaction.commit().expect("the commit holds");
-        spent += began.elapsed();
-    }
-    rate(usize::try_from(size).expect("a size fits"), spent)
-}
-
 fn verify(dir: &Path, keyring: Option<(Arc<vault::Keyring>, String)>) -> f64 {
     let settings = Settings::in_folder(dir);
     let paths = KeyPaths::in_folder(&dir.join("keys"));
@@ -421,14 +404,12 @@ fn create(dir: &Path) {
 
 fn open(dir: &Path) -> Vault {
     let unlock = keyfile::read_key_file(&dir.join("unlock.key")).expect("the key file reads");
-    let retention = Retention::parse(include_str!("../config/retention.toml")).expect("the classes read");
-    let fields = Fields::parse(include_str!("../config/fields.toml")).expect("the fields read");
     Vault::open(Opening {
         data: dir.join("data"),
         keys: KeyPaths::in_folder(&dir.join("keys")),
         unlock: &unlock,
         settings: vault::Settings {
-            rules: Rules { require_patient: true, max_skew_seconds: 300, no_op: NoOp::Keep, retention, fields },
+            rules: rules(),
             blind_patients: false,
             queue_kib: 65_536,
             scrub_per_second: 0,
