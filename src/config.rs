@@ -10,8 +10,10 @@ use crate::domain::retention::Retention;
 use crate::domain::rules::{NoOp, Rules};
 
 mod reports;
+mod server;
 
 pub use reports::{Every, Reports, Schedule};
+pub use server::Server;
 
 /// All settings. `config/default.toml` documents each one and holds the defaults.
 #[derive(Deserialize, Clone, PartialEq, Debug, Default)]
@@ -35,18 +37,6 @@ pub struct Settings {
     pub reports: Reports,
     /// Diagnostics.
     pub log: Log,
-}
-
-/// `[server]`
-#[derive(Deserialize, Clone, PartialEq, Debug)]
-#[serde(deny_unknown_fields, default)]
-pub struct Server {
-    /// Address and port.
-    pub listen: String,
-    /// A proxy in front ends TLS, so listening beyond this machine is meant.
-    pub behind_tls_proxy: bool,
-    /// Open connections at a time.
-    pub connections: usize,
 }
 
 /// `[storage]`
@@ -201,12 +191,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl Default for Server {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:8321".into(), behind_tls_proxy: false, connections: 500 }
-    }
-}
-
 impl Default for Storage {
     fn default() -> Self {
         Self { data_dir: "data".into() }
@@ -324,19 +308,7 @@ impl Settings {
     /// # Errors
     /// When it is no address, or lies beyond this machine without TLS in front.
     pub fn listen(&self) -> Result<SocketAddr, ConfigError> {
-        let address: SocketAddr = self.server.listen.parse().map_err(|_| {
-            ConfigError(format!(
-                "server.listen = {:?} is no address and port such as 127.0.0.1:8321.",
-                self.server.listen
-            ))
-        })?;
-        if !address.ip().is_loopback() && !self.server.behind_tls_proxy {
-            return Err(ConfigError(format!(
-                "server.listen = {address} reaches beyond this machine, where tokens and health data must not travel in clear. \
-                 Listen on 127.0.0.1 behind a proxy that ends TLS, or set server.behind_tls_proxy = true if one stands in front."
-            )));
-        }
-        Ok(address)
+        self.server.address()
     }
 
     /// The rules for entries.
@@ -365,6 +337,9 @@ impl Settings {
             evidence.policy.as_mut(),
             evidence.anchor_file.as_mut(),
             self.reports.folder.as_mut(),
+            self.server.tls_certificate.as_mut(),
+            self.server.tls_key.as_mut(),
+            self.server.tls_client_authorities.as_mut(),
         ];
         for path in required.into_iter().chain(optional.into_iter().flatten()) {
             if path.is_relative() {

@@ -1,15 +1,16 @@
 //! `phivault serve`: runs a vault until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Reports, Settings};
-use crate::http::{Limits, Server};
+use crate::http::{Limits, Server, Tls, TlsFiles};
+use crate::keyfile;
 use crate::ledger::policy::Policy;
 use crate::telemetry;
 use crate::vault::Vault;
@@ -41,7 +42,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let unlock = local::unlock(&settings)?;
     let vault = Arc::new(local::open(&settings, &unlock)?);
     drop(unlock);
-    serve(&settings, &vault, |address| println!("phivault listens on http://{address} (docs at http://{address}/docs)"))
+    let scheme = if settings.server.tls_certificate.is_some() { "https" } else { "http" };
+    serve(&settings, &vault, |address| {
+        println!("phivault listens on {scheme}://{address} (docs at {scheme}://{address}/docs)")
+    })
 }
 
 /// What brings checkpoints to witnesses and anchors, if the settings name any.
@@ -62,6 +66,31 @@ fn courier(settings: &Settings, vault: &Arc<Vault>) -> anyhow::Result<Option<Cou
     let anchor_every = Duration::from_secs(wanted.anchor_seconds);
     let evidence = Evidence { policy, anchor_file: wanted.anchor_file.clone(), anchor_url, anchor_every };
     Courier::new(vault.clone(), evidence).map(Some)
+}
+
+/// What ends TLS, if the vault does it itself.
+fn tls(settings: &crate::config::Server) -> anyhow::Result<Option<Tls>> {
+    let (Some(certificate), Some(key)) = (settings.tls_certificate.clone(), settings.tls_key.clone()) else {
+        return Ok(None);
+    };
+    let client_authorities = settings.tls_client_authorities.clone();
+    let read_key = |path: &Path| keyfile::read_private(path, "TLS key").map_err(|error| error.to_string());
+    Ok(Some(Tls::load(TlsFiles { certificate, key, client_authorities, read_key })?))
+}
+
+/// Shows a renewed certificate without a restart: within a minute, or at SIGHUP.
+async fn renew(tls: Tls, mut hangup: Signal) {
+    let mut often = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        tokio::select! { _ = often.tick() => {}, _ = hangup.recv() => {} }
+        match tls.renew() {
+            Ok(true) => tracing::info!("the TLS certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the renewed TLS certificate cannot be used; the one before is still shown");
+            }
+        }
+    }
 }
 
 /// What is done now and then without anybody asking: keys do not outlive their cryptoperiod.
@@ -117,8 +146,9 @@ pub fn serve(
         idle_seconds: settings.limits.idle_seconds,
         write_seconds: settings.limits.write_seconds,
     };
+    let tls = tls(&settings.server)?;
     let served = actix_web::rt::System::new().block_on(async {
-        let server = Server::bind(vault.clone(), listen, limits).with_context(|| {
+        let server = Server::bind(vault.clone(), listen, tls.clone(), limits).with_context(|| {
             format!("{listen} cannot be listened on; is another phivault running? Set server.listen to a free port")
         })?;
         let handle = server.handle();
@@ -132,6 +162,9 @@ pub fn serve(
             actix_web::rt::spawn(courier.run());
         }
         actix_web::rt::spawn(keep(vault.clone()));
+        if let Some(tls) = tls {
+            actix_web::rt::spawn(renew(tls, signal(SignalKind::hangup())?));
+        }
         if !settings.reports.schedule.is_empty() {
             actix_web::rt::spawn(report(vault.clone(), settings.reports.clone()));
         }

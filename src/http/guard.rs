@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use super::tls::Wire;
 
 /// Bytes a second that a client must take while it keeps the server waiting.
 const LEAST_PACE: u64 = 16 << 10;
@@ -55,7 +56,7 @@ pub(super) struct Patience {
 
 /// A connection with deadlines.
 pub(super) struct Guarded {
-    io: TcpStream,
+    io: Wire,
     patience: Patience,
     activity: Rc<Activity>,
     idle: Option<Pin<Box<Sleep>>>,
@@ -72,7 +73,7 @@ struct Writing {
 }
 
 impl Guarded {
-    pub(super) fn new(io: TcpStream, patience: Patience) -> Self {
+    pub(super) fn new(io: Wire, patience: Patience) -> Self {
         Self { io, patience, activity: Activity::new(), idle: None, writing: Writing::default() }
     }
 

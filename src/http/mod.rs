@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::error::DispatchError;
 use actix_http::{Extensions, HttpService, Protocol};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::{AppConfig, ServerHandle};
@@ -36,12 +37,15 @@ mod restores;
 mod retention;
 mod reveal;
 mod routes;
+mod tls;
 mod tokens;
 
 use guard::{Guarded, Patience};
+use tls::Wire;
 
 pub use error::ApiError;
 pub use openapi::document;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Threads that parse and answer; what blocks runs beside them.
 const WORKERS: usize = 2;
@@ -115,7 +119,7 @@ impl Server {
     ///
     /// # Errors
     /// What the system says, such as that the port is taken.
-    pub fn bind(vault: Arc<Vault>, listen: SocketAddr, limits: Limits) -> std::io::Result<Self> {
+    pub fn bind(vault: Arc<Vault>, listen: SocketAddr, tls: Option<Tls>, limits: Limits) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
         let address = listener.local_addr()?;
         let (connections, patience) = (limits.connections, limits.patience());
@@ -150,10 +154,18 @@ impl Server {
                     })
                     .on_connect_ext(|io: &Guarded, data: &mut Extensions| drop(data.insert(io.activity().clone())))
                     .finish(app);
-                fn_service(move |io: TcpStream| async move {
-                    drop(io.set_nodelay(true));
-                    let peer = io.peer_addr().ok();
-                    Ok((Guarded::new(io, patience), Protocol::Http1, peer))
+                let tls = tls.clone();
+                fn_service(move |io: TcpStream| {
+                    let tls = tls.clone();
+                    async move {
+                        drop(io.set_nodelay(true));
+                        let peer = io.peer_addr().ok();
+                        let wire = match tls {
+                            None => Wire::Plain(io),
+                            Some(tls) => tls.accept(io).await.map_err(DispatchError::Io)?,
+                        };
+                        Ok((Guarded::new(wire, patience), Protocol::Http1, peer))
+                    }
                 })
                 .and_then(http)
             })?

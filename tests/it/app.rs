@@ -173,7 +173,7 @@ impl App {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        match line.split_whitespace().find(|word| word.starts_with("http://")) {
+        match line.split_whitespace().find(|word| word.starts_with("http")) {
             Some(url) => {
                 self.url = url.to_owned();
                 self.server = Some(child);
@@ -184,6 +184,12 @@ impl App {
                 Err(self.log()[before..].to_owned())
             }
         }
+    }
+
+    /// Sends a signal to the server.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.server.as_ref().unwrap());
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// kill -9.

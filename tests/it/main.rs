@@ -31,5 +31,6 @@ mod seeds;
 mod synthea;
 mod tamper;
 mod tidy;
+mod tls;
 mod truth;
 mod witness;

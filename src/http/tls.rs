@@ -1,0 +1,197 @@
+//! TLS at the vault's own door: 1.2 and 1.3, certificates that are renewed while it serves, and client certificates if they are asked for.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use actix_web::rt::net::TcpStream;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use zeroize::Zeroizing;
+
+/// How long a client may take to agree on keys.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// TLS cannot be offered; says what is wrong with which file, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(String);
+
+/// The files that TLS needs.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate, and those that lead to its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities of client certificates; without them clients need none.
+    pub client_authorities: Option<PathBuf>,
+    /// Reads the private key, and refuses one that is open to others.
+    pub read_key: fn(&Path) -> Result<Zeroizing<String>, String>,
+}
+
+/// What ends TLS.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    served: Arc<Served>,
+}
+
+/// The certificate that is shown to clients now.
+#[derive(Debug)]
+struct Served {
+    files: TlsFiles,
+    now: RwLock<Arc<CertifiedKey>>,
+    /// When its files were last written.
+    written: Mutex<Option<[SystemTime; 2]>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let written = written(&files);
+        let now = RwLock::new(Arc::new(read(&files)?));
+        let authorities = files.client_authorities.clone();
+        let served = Arc::new(Served { files, now, written: Mutex::new(written) });
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| TlsError(format!("TLS cannot be set up: {error}.")))?;
+        let config = match authorities {
+            None => config.with_no_client_auth(),
+            Some(path) => config.with_client_cert_verifier(verifier(&path)?),
+        };
+        let mut config = config.with_cert_resolver(served.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), served })
+    }
+
+    /// Reads the certificate again if its files were written since; whether it did. Connections that are open keep theirs.
+    ///
+    /// # Errors
+    /// [`TlsError`]; then the one before is still shown.
+    pub fn renew(&self) -> Result<bool, TlsError> {
+        let written = written(&self.served.files);
+        let mut known = self.served.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_none() || *known == written {
+            return Ok(false);
+        }
+        let read = read(&self.served.files)?;
+        *self.served.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+        *known = written;
+        Ok(true)
+    }
+
+    pub(super) async fn accept(&self, io: TcpStream) -> io::Result<Wire> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on keys");
+        let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(io)).await.map_err(late)??;
+        Ok(Wire::Tls(Box::new(stream)))
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.now.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(&files.certificate, "server.tls_certificate")?;
+    let wrong = |what: &str| TlsError(format!("{} (server.tls_key): {what}.", files.key.display()));
+    let text = (files.read_key)(&files.key).map_err(TlsError)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("this is no private key in PEM form"))?;
+    CertifiedKey::from_der(chain, key, &default_provider())
+        .map_err(|error| wrong(&format!("key and certificate do not go together ({error})")))
+}
+
+fn certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |what: String| TlsError(format!("{} ({setting}): {what}.", path.display()));
+    let all = CertificateDer::pem_file_iter(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|error| wrong(format!("it is not PEM ({error})")))?;
+    if all.is_empty() { Err(wrong("there is no certificate in it".into())) } else { Ok(all) }
+}
+
+fn verifier(path: &Path) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    let setting = "server.tls_client_authorities";
+    let mut roots = RootCertStore::empty();
+    for it in certificates(path, setting)? {
+        roots.add(it).map_err(|error| TlsError(format!("{} ({setting}): {error}.", path.display())))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()))
+        .build()
+        .map_err(|error| TlsError(format!("{} ({setting}): {error}.", path.display())))
+}
+
+fn written(files: &TlsFiles) -> Option<[SystemTime; 2]> {
+    let of = |path: &Path| std::fs::metadata(path).and_then(|it| it.modified()).ok();
+    Some([of(&files.certificate)?, of(&files.key)?])
+}
+
+/// The bytes of a connection, in clear or through TLS.
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(context, buffer),
+            Self::Tls(io) => Pin::new(io).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(context, bytes),
+            Self::Tls(io) => Pin::new(io).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(context, parts),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(context, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(context),
+            Self::Tls(io) => Pin::new(io).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(context),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! TLS at the vault's own door, with certificates made for the occasion.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use reqwest::{Certificate, Client, Identity};
+use rustix::process::Signal;
+
+use crate::app::{App, entry};
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate for a name, and its key, as PEM.
+fn certified(authority: &Authority, name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
+}
+
+fn put(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A client that trusts one authority, and brings a certificate of its own if it has one. Each makes connections of its own.
+fn client(authority: &Authority, own: Option<&(String, String)>) -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let root = Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let mut builder = Client::builder().no_proxy().timeout(Duration::from_secs(10)).tls_certs_only([root]);
+    if let Some((certificate, key)) = own {
+        builder = builder.identity(Identity::from_pem(format!("{certificate}{key}").as_bytes()).unwrap());
+    }
+    builder.build().unwrap()
+}
+
+async fn healthy(app: &App, client: &Client) -> bool {
+    client.get(format!("{}/healthz", app.url())).send().await.is_ok_and(|it| it.status() == 200)
+}
+
+#[tokio::test]
+async fn the_vault_ends_tls_itself_and_takes_up_a_renewed_certificate_while_it_serves() {
+    let mut app = App::spawn().await;
+    app.stop();
+    let (first, second) = (authority(), authority());
+    let dir = app.dir().to_owned();
+    let (certificate, key) = certified(&first, "127.0.0.1");
+    let certificate_file = put(&dir, "tls.pem", &certificate);
+    let key_file = put(&dir, "tls.key", &key);
+    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &certificate_file);
+    app.set("PHIVAULT_SERVER__TLS_KEY", &key_file);
+    app.start();
+    assert!(app.url().starts_with("https://"), "{}", app.url());
+    assert!(healthy(&app, &client(&first, None)).await);
+    assert!(!healthy(&app, &client(&second, None)).await, "another authority's client does not trust it");
+    let clear = app.url().replace("https", "http");
+    assert!(crate::app::http().get(format!("{clear}/healthz")).send().await.is_err(), "nothing is said in clear");
+    let sent = client(&first, None)
+        .post(format!("{}/v1/entries", app.url()))
+        .bearer_auth(&app.submitter().token)
+        .json(&entry())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(sent.status(), 201);
+    // A file that is half written is passed over.
+    put(&dir, "tls.pem", &certificate[..certificate.len() / 2]);
+    app.signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(healthy(&app, &client(&first, None)).await);
+    let (certificate, key) = certified(&second, "127.0.0.1");
+    put(&dir, "tls.key", &key);
+    put(&dir, "tls.pem", &certificate);
+    app.signal(Signal::HUP);
+    let mut renewed = false;
+    for _ in 0..50 {
+        renewed = healthy(&app, &client(&second, None)).await;
+        if renewed {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(renewed, "{}", app.log());
+    app.stop();
+}
+
+#[tokio::test]
+async fn with_client_authorities_only_their_clients_are_let_in() {
+    let mut app = App::spawn().await;
+    app.stop();
+    let (servers, clients, strangers) = (authority(), authority(), authority());
+    let dir = app.dir().to_owned();
+    let (certificate, key) = certified(&servers, "127.0.0.1");
+    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &put(&dir, "tls.pem", &certificate));
+    app.set("PHIVAULT_SERVER__TLS_KEY", &put(&dir, "tls.key", &key));
+    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&dir, "clients.pem", &clients.pem()));
+    app.start();
+    let (ours, theirs) = (certified(&clients, "ehr"), certified(&strangers, "ehr"));
+    assert!(healthy(&app, &client(&servers, Some(&ours))).await);
+    assert!(!healthy(&app, &client(&servers, None)).await);
+    assert!(!healthy(&app, &client(&servers, Some(&theirs))).await);
+    app.stop();
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_refused_at_the_start_with_the_file_that_is_wrong() {
+    let mut app = App::spawn().await;
+    app.stop();
+    let dir = app.dir().to_owned();
+    let of = authority();
+    let (certificate, key) = certified(&of, "127.0.0.1");
+    let other = certified(&of, "127.0.0.1").1;
+    let good = put(&dir, "good.pem", &certificate);
+    let open = put(&dir, "open.key", &key);
+    fs::set_permissions(dir.join("open.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    for (certificate, key, words) in [
+        (good.clone(), put(&dir, "other.key", &other), ["server.tls_key", "go together"]),
+        (good.clone(), put(&dir, "no.key", "nothing"), ["server.tls_key", "private key"]),
+        (good.clone(), open, ["open.key", "600"]),
+        (put(&dir, "none.pem", "nothing"), put(&dir, "good.key", &key), ["server.tls_certificate", "no certificate"]),
+        (dir.join("gone.pem").display().to_string(), put(&dir, "good.key", &key), ["gone.pem", "cannot be read"]),
+    ] {
+        app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &certificate);
+        app.set("PHIVAULT_SERVER__TLS_KEY", &key);
+        let said = app.try_start().unwrap_err();
+        assert!(words.iter().all(|it| said.contains(it)), "{words:?}: {said}");
+    }
+}
