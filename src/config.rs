@@ -153,6 +153,10 @@ pub struct Limits {
     pub write_seconds: u64,
     /// KiB waiting to be committed.
     pub queue_kib: usize,
+    /// Entries a second from one submitter's token; 0: no bound.
+    pub submits_per_second: u32,
+    /// Requests a second from any other token; 0: no bound.
+    pub queries_per_second: u32,
 }
 
 /// `[evidence]`
@@ -247,6 +251,8 @@ impl Default for Limits {
             idle_seconds: 15,
             write_seconds: 30,
             queue_kib: 64 << 10,
+            submits_per_second: 0,
+            queries_per_second: 1_000,
         }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Reports, Settings};
-use crate::http::{Limits, Server, Tls, TlsFiles};
+use crate::http::{Limits, OverLimit, Server, Tls, TlsFiles};
 use crate::keyfile;
 use crate::ledger::policy::Policy;
 use crate::telemetry;
@@ -111,6 +111,25 @@ async fn keep(vault: Arc<Vault>) {
     }
 }
 
+/// Records once a minute which tokens asked for more than their share.
+async fn tell(vault: Arc<Vault>, over_limit: OverLimit) {
+    let mut often = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        often.tick().await;
+        let (vault, over_limit) = (vault.clone(), over_limit.clone());
+        drop(actix_web::rt::task::spawn_blocking(move || record_refused(&vault, &over_limit)).await);
+    }
+}
+
+fn record_refused(vault: &Vault, over_limit: &OverLimit) {
+    for (caller, refused) in over_limit.take() {
+        tracing::warn!(token = caller.token_id, refused, "a token asked for more than its share (limits.*_per_second)");
+        if let Err(error) = vault.record_refused(&caller, refused) {
+            tracing::error!(%error, "that a token was refused could not be recorded");
+        }
+    }
+}
+
 /// Makes the reports that are due, now and every few minutes.
 async fn report(vault: Arc<Vault>, reports: Reports) {
     let mut often = tokio::time::interval(Duration::from_secs(300));
@@ -142,11 +161,14 @@ pub fn serve(
         batch_lines: settings.limits.batch_lines,
         bodies_kib: settings.limits.bodies_kib,
         body_seconds: settings.limits.body_seconds,
+        submits_per_second: settings.limits.submits_per_second,
+        queries_per_second: settings.limits.queries_per_second,
         connections: settings.server.connections,
         idle_seconds: settings.limits.idle_seconds,
         write_seconds: settings.limits.write_seconds,
     };
     let tls = tls(&settings.server)?;
+    let refused = std::cell::OnceCell::new();
     let served = actix_web::rt::System::new().block_on(async {
         let server = Server::bind(vault.clone(), listen, tls.clone(), limits).with_context(|| {
             format!("{listen} cannot be listened on; is another phivault running? Set server.listen to a free port")
@@ -168,9 +190,12 @@ pub fn serve(
         if !settings.reports.schedule.is_empty() {
             actix_web::rt::spawn(report(vault.clone(), settings.reports.clone()));
         }
+        let over_limit = refused.get_or_init(|| server.over_limit()).clone();
+        actix_web::rt::spawn(tell(vault.clone(), over_limit));
         announce(server.address());
         server.run().await.context("The server failed")
     });
+    refused.get().into_iter().for_each(|it| record_refused(vault, it));
     // The vault is stopped whatever happened to the server: what was taken is committed, sealed and signed.
     let stopped = vault.stop();
     served?;

@@ -1,6 +1,7 @@
 //! Who is calling: the bearer token of a request becomes a [`Caller`], or the request ends.
 
 use std::future::{Ready, ready};
+use std::time::Instant;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::AUTHORIZATION;
@@ -17,8 +18,15 @@ impl FromRequest for Caller {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authenticate(request).ok_or_else(ApiError::unauthorized))
+        ready(authenticate(request).ok_or_else(ApiError::unauthorized).and_then(|caller| within(request, caller)))
     }
+}
+
+/// Lets the caller pass, unless it asks for more than its share.
+fn within(request: &HttpRequest, caller: Caller) -> Result<Caller, ApiError> {
+    let passed = request.app_data::<Data<Api>>().map_or(Ok(()), |api| api.rates.pass(&caller, Instant::now()));
+    passed.map_err(ApiError::TooMany)?;
+    Ok(caller)
 }
 
 fn authenticate(request: &HttpRequest) -> Option<Caller> {

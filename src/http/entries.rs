@@ -1,5 +1,7 @@
 //! Submitting and searching entries.
 
+use std::time::Instant;
+
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
@@ -163,6 +165,7 @@ pub(super) async fn batch(
         let lines =
             if is_array { array(&body, api.limits.batch_lines)? } else { ndjson(&body, api.limits.batch_lines) };
         check_count(lines.len(), api.limits.batch_lines)?;
+        api.rates.charge(&caller, lines.len().saturating_sub(1), Instant::now());
         let submissions = lines.iter().map(|(_, text)| one(text, &api.limits));
         let outcomes = api.vault.submit_batch(&caller, submissions, partial)?;
         let numbers: Vec<_> = lines.iter().map(|(number, _)| *number).collect();

@@ -12,13 +12,15 @@ use crate::vault::VaultError;
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 /// Seconds after which a busy vault may be tried again.
-const RETRY_AFTER: &str = "1";
+const RETRY_AFTER: u64 = 1;
 
 /// Why a request was not served.
 #[derive(Debug)]
 pub enum ApiError {
     /// The vault said so.
     Vault(VaultError),
+    /// The token asks for more than its share; after so many seconds it may again.
+    TooMany(u64),
     /// HTTP itself: status, stable code, what to do.
     Http(StatusCode, &'static str, String),
 }
@@ -77,6 +79,11 @@ impl ApiError {
     fn parts(&self) -> (StatusCode, &'static str, String, Vec<Issue>) {
         match self {
             Self::Http(status, code, detail) => (*status, code, detail.clone(), Vec::new()),
+            Self::TooMany(seconds) => {
+                let detail =
+                    format!("This token asks for more than its share. Nothing was done; try again in {seconds} s.");
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail, Vec::new())
+            }
             Self::Vault(VaultError::Invalid(issues)) => invalid(issues),
             Self::Vault(error) => {
                 let (status, code, detail) = told(error);
@@ -175,6 +182,7 @@ impl std::fmt::Display for ApiError {
         match self {
             Self::Vault(error) => error.fmt(f),
             Self::Http(_, code, _) => f.write_str(code),
+            Self::TooMany(_) => f.write_str("too_many_requests"),
         }
     }
 }
@@ -189,7 +197,8 @@ impl ResponseError for ApiError {
         let status = self.status_code();
         let mut response = HttpResponse::build(status);
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
-            response.insert_header((header::RETRY_AFTER, RETRY_AFTER));
+            let seconds = if let Self::TooMany(seconds) = self { *seconds } else { RETRY_AFTER };
+            response.insert_header((header::RETRY_AFTER, seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));

@@ -32,6 +32,7 @@ mod history;
 mod keys;
 mod ledger;
 mod openapi;
+mod rate;
 mod reports;
 mod restores;
 mod retention;
@@ -41,10 +42,12 @@ mod tls;
 mod tokens;
 
 use guard::{Guarded, Patience};
+use rate::Rates;
 use tls::Wire;
 
 pub use error::ApiError;
 pub use openapi::document;
+pub use rate::OverLimit;
 pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Threads that parse and answer; what blocks runs beside them.
@@ -63,6 +66,10 @@ pub struct Limits {
     pub bodies_kib: usize,
     /// Time for a body to arrive.
     pub body_seconds: u64,
+    /// Entries a second that one submitter's token may bring; 0: no bound.
+    pub submits_per_second: u32,
+    /// Requests a second that any other token may make; 0: no bound.
+    pub queries_per_second: u32,
     /// Open connections.
     pub connections: usize,
     /// Time for the next request to come on an open connection.
@@ -85,6 +92,7 @@ pub struct Api {
     /// Room for bodies in flight, KiB.
     bodies: Arc<Semaphore>,
     metrics: health::Metrics,
+    rates: Arc<Rates>,
 }
 
 impl Api {
@@ -98,6 +106,7 @@ pub struct Server {
     server: actix_web::dev::Server,
     closing: watch::Sender<bool>,
     address: SocketAddr,
+    over_limit: OverLimit,
 }
 
 /// Stops a server.
@@ -124,7 +133,9 @@ impl Server {
         let address = listener.local_addr()?;
         let (connections, patience) = (limits.connections, limits.patience());
         let bodies = Arc::new(Semaphore::new(limits.bodies_kib));
-        let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default() });
+        let rates = Arc::new(Rates::new(limits.submits_per_second, limits.queries_per_second));
+        let over_limit = OverLimit::of(rates.clone());
+        let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default(), rates });
         let (closing, closed) = watch::channel(false);
         // What actix_web::HttpServer does, with a guard around each connection.
         let server = actix_server::Server::build()
@@ -170,12 +181,17 @@ impl Server {
                 .and_then(http)
             })?
             .run();
-        Ok(Self { server, closing, address })
+        Ok(Self { server, closing, address, over_limit })
     }
 
     /// The address it is bound to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How often tokens were refused for asking too much.
+    pub fn over_limit(&self) -> OverLimit {
+        self.over_limit.clone()
     }
 
     /// Stops the server.

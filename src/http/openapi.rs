@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web::Bytes;
+use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -26,7 +27,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     security(("bearer" = [])),
-    modifiers(&Bearer),
+    modifiers(&Bearer, &Limited),
     tags(
         (name = "Entries", description = "For clinical applications: submitting."),
         (name = "Trail", description = "For officers and auditors: searching and revealing. Every access is itself recorded."),
@@ -51,11 +52,28 @@ struct Document;
 
 struct Bearer;
 
+/// Whatever takes a token may answer that it asks for too much.
+struct Limited;
+
 impl Modify for Bearer {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let scheme =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("A token such as phv_…")).build();
         openapi.components.get_or_insert_default().add_security_scheme("bearer", SecurityScheme::Http(scheme));
+    }
+}
+
+impl Modify for Limited {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for path in openapi.paths.paths.values_mut() {
+            for operation in [&mut path.get, &mut path.post, &mut path.delete].into_iter().flatten() {
+                let all = &mut operation.responses.responses;
+                if let Some(RefOr::T(mut answer)) = all.get("401").cloned() {
+                    "The token asks for more than its share; see Retry-After.".clone_into(&mut answer.description);
+                    all.insert("429".to_owned(), RefOr::T(answer));
+                }
+            }
+        }
     }
 }
 

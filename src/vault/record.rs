@@ -125,6 +125,18 @@ impl Vault {
         Err(VaultError::Denied)
     }
 
+    /// Records that a token was refused so often for asking more than its share.
+    ///
+    /// # Errors
+    /// What recording says.
+    pub fn record_refused(&self, caller: &Caller, refused: u64) -> Result<(), VaultError> {
+        let action = if caller.role == Role::Submitter { Action::SUBMIT } else { Action::SEARCH };
+        let mut note = Note::new(caller, action, default_reason());
+        note.outcome = Outcome::Denied;
+        note.facts.push(("requests_refused".into(), refused.to_string()));
+        self.record(note).map(|_| ())
+    }
+
     /// Whether this denial is recorded, and how many before it were only counted.
     fn denial_to_record(&self, caller: &Caller) -> Option<u64> {
         let now = self.clock.now().0;

@@ -23,6 +23,7 @@ mod memory;
 mod permissions;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod rate;
 mod reports;
 mod restores;
 mod rotate;
