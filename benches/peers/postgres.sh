@@ -15,7 +15,7 @@ if [ "$(id -u)" = 0 ]; then
     as="setpriv --reuid=postgres --regid=postgres --clear-groups"
 fi
 cd "$here"
-trap '$as pg_ctl -D "$here/data" -m immediate stop >/dev/null 2>&1; rm -rf "$here"' EXIT
+trap '$as pg_ctl -D "$here/data" -m immediate stop >/dev/null 2>&1 || true; rm -rf "$here"' EXIT
 $as initdb -D "$here/data" -A trust -U bench >/dev/null
 $as pg_ctl -D "$here/data" -w -l "$here/log" -o "-p 54329 -k $here -c listen_addresses= -c shared_buffers=512MB -c max_wal_size=4GB" start >/dev/null
 sql() { psql -q -h "$here" -p 54329 -U bench -d postgres -v ON_ERROR_STOP=1 "$@"; }
