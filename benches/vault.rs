@@ -418,6 +418,7 @@ fn open(dir: &Path) -> Vault {
             approval_seconds: 60,
             reencrypt_per_second: 0,
             rotate_days: 0,
+            disk_reserve: 0,
             keyring_backup_days: 30,
         },
         vocabulary: REASONS,

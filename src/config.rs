@@ -45,6 +45,8 @@ pub struct Settings {
 pub struct Storage {
     /// The folder of the database.
     pub data_dir: PathBuf,
+    /// MB of its disk that are kept free for what administrators do; 0: none.
+    pub reserve_mb: u64,
 }
 
 /// `[keys]`
@@ -197,7 +199,7 @@ pub enum LogFormat {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { data_dir: "data".into() }
+        Self { data_dir: "data".into(), reserve_mb: 256 }
     }
 }
 

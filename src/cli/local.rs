@@ -38,7 +38,10 @@ impl Clock for SystemClock {
         }
         // Tests of what happens in ten years; there is no such variable in a release build.
         let days = std::env::var("PHIVAULT_TEST_DAYS_AHEAD").ok().and_then(|it| it.parse::<i64>().ok());
-        now.plus_seconds(days.unwrap_or(0) * 86_400)
+        // And of a clock that is set while the vault runs: a file says by how many seconds.
+        let said = std::env::var_os("PHIVAULT_TEST_CLOCK").and_then(|path| std::fs::read_to_string(path).ok());
+        let seconds = said.and_then(|it| it.trim().parse::<i64>().ok()).unwrap_or(0);
+        now.plus_seconds(days.unwrap_or(0) * 86_400 + seconds)
     }
 }
 
@@ -109,6 +112,7 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
             restore_seconds: settings.admin.restore_seconds,
             reencrypt_per_second: settings.keys.reencrypt_per_second,
             rotate_days: settings.keys.rotate_days,
+            disk_reserve: settings.storage.reserve_mb.saturating_mul(1 << 20),
             keyring_backup_days: settings.keys.backup_days,
         },
         vocabulary: &vocabulary,
@@ -241,7 +245,7 @@ fn read_descriptor(fd: i32) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// Whether something keeps the machine's clock right, as far as a file can tell.
-fn clock_state() -> &'static str {
+pub fn clock_state() -> &'static str {
     let synchronised = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid"];
     if synchronised.iter().any(|path| Path::new(path).exists()) { "synchronised" } else { "unknown" }
 }

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod backup;
 pub mod client;
 pub mod demo;
+pub mod doctor;
 pub mod evidence;
 pub mod hsm;
 pub mod import;
@@ -47,6 +48,7 @@ enum Command {
     Demo(demo::Args),
     Init(init::Args),
     Serve(serve::Args),
+    Doctor(doctor::Args),
     Import(import::Args),
     Verify(verify::Args),
     VerifyReceipt(receipt::Args),
@@ -77,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::VerifyReceipt(args) => receipt::run(&args),
         Command::Disclose(args) => remote(evidence::disclose(args)),

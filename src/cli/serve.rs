@@ -111,17 +111,20 @@ async fn keep(vault: Arc<Vault>) {
     }
 }
 
-/// Records once a minute which tokens asked for more than their share.
+/// Records now and then what was refused: tokens that asked for more than their share, submissions for which the disk had no room.
 async fn tell(vault: Arc<Vault>, over_limit: OverLimit) {
     let mut often = tokio::time::interval(Duration::from_secs(60));
     loop {
         often.tick().await;
         let (vault, over_limit) = (vault.clone(), over_limit.clone());
-        drop(actix_web::rt::task::spawn_blocking(move || record_refused(&vault, &over_limit)).await);
+        drop(actix_web::rt::task::spawn_blocking(move || tell_now(&vault, &over_limit)).await);
     }
 }
 
-fn record_refused(vault: &Vault, over_limit: &OverLimit) {
+fn tell_now(vault: &Vault, over_limit: &OverLimit) {
+    if let Err(error) = vault.record_room() {
+        tracing::error!(%error, "how many submissions a full disk refused could not be recorded");
+    }
     for (caller, refused) in over_limit.take() {
         tracing::warn!(token = caller.token_id, refused, "a token asked for more than its share (limits.*_per_second)");
         if let Err(error) = vault.record_refused(&caller, refused) {
@@ -195,7 +198,7 @@ pub fn serve(
         announce(server.address());
         server.run().await.context("The server failed")
     });
-    refused.get().into_iter().for_each(|it| record_refused(vault, it));
+    refused.get().into_iter().for_each(|it| tell_now(vault, it));
     // The vault is stopped whatever happened to the server: what was taken is committed, sealed and signed.
     let stopped = vault.stop();
     served?;

@@ -13,6 +13,8 @@ pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 /// Seconds after which a busy vault may be tried again.
 const RETRY_AFTER: u64 = 1;
+/// And one whose disk is full.
+const RETRY_WHEN_FULL: u64 = 30;
 
 /// Why a request was not served.
 #[derive(Debug)]
@@ -135,6 +137,11 @@ fn told(error: &VaultError) -> (StatusCode, &'static str, &'static str) {
             "This cursor does not belong to this query and token. Repeat the query without a cursor.",
         ),
         VaultError::Busy => (503, "busy", "The vault is busy and took nothing. Send the same again, with the same id."),
+        VaultError::Full => (
+            503,
+            "disk_full",
+            "The vault's disk is full, and it took nothing. Keep the entry and send it again, with the same id, once an administrator has made room.",
+        ),
         VaultError::Unknown => (
             503,
             "unknown_outcome",
@@ -197,7 +204,11 @@ impl ResponseError for ApiError {
         let status = self.status_code();
         let mut response = HttpResponse::build(status);
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
-            let seconds = if let Self::TooMany(seconds) = self { *seconds } else { RETRY_AFTER };
+            let seconds = match self {
+                Self::TooMany(seconds) => *seconds,
+                Self::Vault(VaultError::Full) => RETRY_WHEN_FULL,
+                _ => RETRY_AFTER,
+            };
             response.insert_header((header::RETRY_AFTER, seconds));
         }
         if status == StatusCode::UNAUTHORIZED {

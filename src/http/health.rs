@@ -118,6 +118,7 @@ impl Collector for Figures {
             ("checkpoint_failures", "Checkpoints that could not be signed or locked", &counters.checkpoint_failures),
             ("integrity_failures", "Entries whose values did not agree with the ledger", &counters.integrity_failures),
             ("scrub_passes", "Times that all entries were gone through for damage", &counters.scrub_passes),
+            ("clock_jumps", "Times that the machine's clock was set", &counters.clock_jumps),
             ("untrusted_state", "State rows refused because they are not authentic", &counters.untrusted_state),
         ] {
             let value = ConstCounter::new(counter.load(Ordering::Relaxed));
@@ -135,6 +136,7 @@ impl Collector for Figures {
             ),
             ("queue_kib", "KiB waiting to be committed", signed(vault.queue_kib() as u64)),
             ("disk_bytes", "Bytes of the database", signed(vault.disk_bytes())),
+            ("disk_free_bytes", "Bytes that are free on its disk", signed(vault.disk_free())),
             (
                 "last_scrub_microseconds",
                 "When all entries were last gone through for damage, since 1970",

@@ -223,6 +223,9 @@ pub trait Store: Send + Sync {
     /// Bytes of the database, its write-ahead log included, for metrics.
     fn disk_bytes(&self) -> u64;
 
+    /// Bytes that are free for it on its disk; the most there can be if that cannot be told.
+    fn disk_free(&self) -> u64;
+
     /// The same store with up to `readers` connections of its own, so that whoever uses it never waits for those who read
     /// much.
     fn apart(&self, readers: usize) -> Arc<dyn Store>;

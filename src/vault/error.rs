@@ -28,6 +28,9 @@ pub enum VaultError {
     /// The queue is full; nothing was taken.
     #[error("the vault is busy and took nothing; try again")]
     Busy,
+    /// The disk is full; nothing was taken.
+    #[error("the disk is full; nothing was taken")]
+    Full,
     /// The vault is stopping, or the outcome of a write is unknown; retrying with the same id is safe.
     #[error("the vault could not confirm the write; try again with the same id")]
     Unknown,

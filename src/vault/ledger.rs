@@ -328,14 +328,24 @@ pub(super) fn sign_counted(ledger: &Ledger, counters: &Counters) {
 }
 
 /// Signs in the background until the sender of `stop` goes away; then signs once more. `idle` is called when nothing was
-/// signed for an hour; it writes an entry, so that the next checkpoint shows that the vault was up and saw nothing.
-pub(super) fn sign_in_background(ledger: &Ledger, counters: &Counters, stop: &Receiver<()>, idle: impl Fn()) {
+/// signed for an hour; it writes an entry, so that the next checkpoint shows that the vault was up and saw nothing. `each_time` is
+/// called about once a second.
+pub(super) fn sign_in_background(
+    ledger: &Ledger,
+    counters: &Counters,
+    stop: &Receiver<()>,
+    idle: impl Fn(),
+    mut each_time: impl FnMut(),
+) {
     let mut last = Instant::now();
     loop {
         let end = match stop.recv_timeout(SIGN_EVERY) {
             Err(RecvTimeoutError::Timeout) => false,
             Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
         };
+        if !end {
+            each_time();
+        }
         if !end && last.elapsed() >= SIGN_IDLE {
             idle();
         }

@@ -24,6 +24,7 @@ mod blinding;
 mod book;
 mod breach;
 mod certificate;
+mod clockwatch;
 mod create;
 mod disclosure;
 mod disposal;
@@ -49,6 +50,7 @@ mod scrub;
 mod search;
 mod segments;
 mod signing;
+mod space;
 mod standing;
 mod status;
 mod steps;
@@ -122,6 +124,8 @@ pub struct Settings {
     pub reencrypt_per_second: u64,
     /// Days after which a new data-key version is made by itself; 0: never.
     pub rotate_days: i64,
+    /// Bytes of the disk that are kept free for what administrators do; 0: none.
+    pub disk_reserve: u64,
     /// How long backups of the keyring and the database are kept, days: until then they can undo what was destroyed.
     pub keyring_backup_days: i64,
 }
@@ -139,6 +143,7 @@ pub struct Vault {
     ledger: Arc<ledger::Ledger>,
     /// What the index is held against.
     segments: Arc<segments::Segments>,
+    space: space::Space,
     vocabulary: Vocabulary,
     tokens: RwLock<tokens::Tokens>,
     /// Held while a token is made or revoked.

@@ -23,6 +23,7 @@ use crate::store::{Order, SEGMENT, Store, StoreError};
 
 use super::approval::{self, Approval};
 use super::book;
+use super::clockwatch::ClockWatch;
 use super::error::OpenError;
 use super::hold::{self, Hold};
 use super::keys::Keys;
@@ -32,6 +33,7 @@ use super::restoring::{self, Plan};
 use super::scrub::Scrubber;
 use super::segments::Segments;
 use super::signing;
+use super::space::Space;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
 use super::status::Counters;
 use super::tokens::Tokens;
@@ -255,6 +257,7 @@ impl Vault {
             ..
         } = sound;
         let threads = start(writer, received, scrubber, opening.fatal)?;
+        let disk_reserve = opening.settings.disk_reserve;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
             settings: opening.settings,
@@ -265,6 +268,7 @@ impl Vault {
             keys,
             ledger,
             segments,
+            space: Space::new(disk_reserve),
             vocabulary,
             tokens: RwLock::new(tokens),
             changing_tokens: Mutex::default(),
@@ -383,6 +387,8 @@ fn start(
     let (stop_signer, stopped) = channel();
     let fail = |error: std::io::Error| OpenError::Distrust(format!("A thread could not be started: {error}."));
     let flag = counters.clone();
+    let mut watch =
+        ClockWatch::new(scrubber.clock.clone(), scrubber.keys.clone(), counters.clone(), scrubber.queue.clone());
     let writer = std::thread::Builder::new().name("writer".into()).spawn(move || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&received)));
         flag.stopped.store(true, Ordering::Release);
@@ -402,7 +408,7 @@ fn start(
                 drop(done.blocking_recv());
             }
         };
-        sign_in_background(&ledger, &counters, &stopped, idle);
+        sign_in_background(&ledger, &counters, &stopped, idle, || watch.look());
     });
     let mut scrubbing = None;
     if scrubber.rate > 0 {

@@ -53,6 +53,8 @@ pub struct Counters {
     pub scrub_passes: AtomicU64,
     /// When it did last, microseconds since 1970; 0: not yet.
     pub last_scrub: AtomicI64,
+    /// Times that the machine's clock was set while the vault ran.
+    pub clock_jumps: AtomicU64,
     /// The writer has ended.
     pub stopped: AtomicBool,
 }
@@ -98,6 +100,11 @@ impl Vault {
         self.store.disk_bytes()
     }
 
+    /// Bytes that are free on the disk of the database.
+    pub fn disk_free(&self) -> u64 {
+        self.store.disk_free()
+    }
+
     /// KiB waiting in the writer's queue.
     pub fn queue_kib(&self) -> usize {
         self.settings.queue_kib.saturating_sub(self.room.available_permits())
@@ -131,6 +138,12 @@ impl Vault {
         }
         if self.ledger.witnessed().is_some_and(|(_, behind)| behind) {
             problems.push("too few witnesses cosigned the newest checkpoints; see the log");
+        }
+        let (full, filling) = self.disk();
+        if full {
+            problems.push("the disk is full; submissions are refused until there is room");
+        } else if filling {
+            problems.push("the disk is nearly full; less than twice the reserve is left");
         }
         if self.counters.unanchored.load(Ordering::Relaxed) {
             problems.push("a checkpoint could not be anchored; see the log");

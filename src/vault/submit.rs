@@ -52,6 +52,7 @@ impl Vault {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             VaultError::Invalid(issues)
         })?;
+        self.room_on_disk()?;
         self.make_bucket(&draft)?;
         for _ in 0..RACES {
             let looked_up_to = self.store.size();
@@ -83,6 +84,7 @@ impl Vault {
         partial: bool,
     ) -> Result<Vec<Outcome>, VaultError> {
         self.allow(caller, Permission::Submit, Action::SUBMIT)?;
+        self.room_on_disk()?;
         let checked: Vec<_> = lines
             .into_iter()
             .map(|line| line.map_err(|issue| vec![issue]).and_then(|it| self.check(caller, it)))

@@ -131,6 +131,11 @@ impl Fold for IntegrityFold {
             self.checks.push(vec![at, Cell::text(checked), fact("findings"), fact("witnessed_size")]);
             return true;
         }
+        if let Some(seconds) = entry.facts.get("clock_jump_seconds") {
+            let what = format!("the machine's clock was set by {seconds} s");
+            self.rows.push(vec![at, Cell::text(what), Cell::text("")]);
+            return true;
+        }
         if entry.facts.contains_key("index_postings") {
             self.segments += 1;
             return true;
@@ -155,7 +160,7 @@ impl Fold for IntegrityFold {
                 "The vault goes through all its entries, values and index again and again, and records one such pass a day.",
             ),
             self.findings.section("Damage that was found"),
-            self.rows.section("Starts, stops, restores, keys and rules"),
+            self.rows.section("Starts, stops, restores, keys, rules and the clock"),
         ]
     }
 }

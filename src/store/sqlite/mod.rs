@@ -193,6 +193,16 @@ impl Store for SqliteStore {
         length(&self.shared.path) + length(&open::beside(&self.shared.path, "-wal"))
     }
 
+    fn disk_free(&self) -> u64 {
+        // A test says what the disk would say.
+        if cfg!(debug_assertions)
+            && let Some(said) = std::env::var_os("PHIVAULT_TEST_DISK_FREE")
+        {
+            return std::fs::read_to_string(said).ok().and_then(|it| it.trim().parse().ok()).unwrap_or(u64::MAX);
+        }
+        rustix::fs::statvfs(&self.shared.path).map_or(u64::MAX, |it| it.f_bavail.saturating_mul(it.f_frsize))
+    }
+
     fn apart(&self, readers: usize) -> Arc<dyn Store> {
         Arc::new(Self { shared: self.shared.clone(), readers: pool::Pool::new(&self.shared.path, readers) })
     }

@@ -1,0 +1,264 @@
+//! `phivault doctor`: looks at an installation as somebody would who has seen many of them, and says what to do.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use crate::config::{PatientIds, Settings};
+use crate::keyfile;
+
+use super::local;
+
+/// A backup that is older is not one of today.
+const OLD_BACKUP: Duration = Duration::from_secs(26 * 3_600);
+/// How long a running vault may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Look at an installation
+///
+/// Reads the settings and looks at files, disk, clock and ways in; opens nothing, needs no passphrase and changes nothing. Ends with
+/// 0 when all is well, 1 when something must be done, and 2 when the settings cannot be used.
+#[derive(clap::Args)]
+#[command(after_help = "Next: do what it says. `phivault verify` checks what the vault holds.")]
+pub struct Args {
+    /// The settings
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The folder of its backups, to see how old the newest is
+    #[arg(long, value_name = "DIR")]
+    backups: Option<PathBuf>,
+}
+
+/// How something stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stand {
+    Well,
+    /// It works; somebody should decide about it.
+    Advice,
+    Wrong,
+}
+
+struct Finding {
+    stand: Stand,
+    what: String,
+}
+
+impl Finding {
+    fn of(well: bool, otherwise: Stand, good: impl Into<String>, bad: impl Into<String>) -> Self {
+        if well {
+            Self { stand: Stand::Well, what: good.into() }
+        } else {
+            Self { stand: otherwise, what: bad.into() }
+        }
+    }
+}
+
+/// Does it.
+///
+/// # Errors
+/// When the settings cannot be used.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(&args.config, std::env::vars())?;
+    let mut all = files(&settings);
+    all.extend(ways_in(&settings));
+    all.extend(evidence(&settings));
+    all.extend(machine(&settings));
+    all.extend(args.backups.as_deref().map(backups));
+    all.sort_by_key(|it| std::cmp::Reverse(it.stand));
+    for it in &all {
+        let mark = match it.stand {
+            Stand::Wrong => "WRONG",
+            Stand::Advice => "advice",
+            Stand::Well => "ok",
+        };
+        println!("{mark:<7} {}", it.what);
+    }
+    let wrong = all.iter().filter(|it| it.stand == Stand::Wrong).count();
+    let advice = all.iter().filter(|it| it.stand == Stand::Advice).count();
+    println!("\n{wrong} wrong, {advice} to decide about, {} well.", all.len() - wrong - advice);
+    Ok(if wrong > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Who may read what, and whether keys and data lie apart.
+fn files(settings: &Settings) -> Vec<Finding> {
+    let keys = &settings.keys;
+    let secrets = [
+        ("the keyring", Some(&keys.keyring)),
+        ("the signing key", Some(&keys.signing_key)),
+        ("the passphrase file", keys.passphrase_file.as_ref()),
+        ("the pepper file", keys.pepper_file.as_ref()),
+        ("the key file", keys.key_file.as_ref()),
+        ("the TLS key", settings.server.tls_key.as_ref()),
+    ];
+    let mut out: Vec<_> =
+        secrets.into_iter().filter_map(|(what, path)| Some(private(what, path?, "chmod 600"))).collect();
+    let data = &settings.storage.data_dir;
+    out.push(private("the folder of the data", data, "chmod 700"));
+    out.push(Finding::of(
+        !keyfile::same_device(data, &keys.keyring),
+        Stand::Advice,
+        "keys and data lie on different devices",
+        "keys and data lie on one device: who steals it has both. Move the keys (keys.keyring, keys.signing_key, keys.lock)",
+    ));
+    let secret = keys.key_file.as_ref().or(keys.passphrase_file.as_ref());
+    out.extend(secret.map(|secret| {
+        Finding::of(
+            !keyfile::same_device(secret, &keys.keyring),
+            Stand::Advice,
+            "what opens the keyring lies on another device than the keyring",
+            "what opens the keyring lies beside it: give it as a systemd credential, by keys.command or keys.pkcs11",
+        )
+    }));
+    out
+}
+
+fn private(what: &str, path: &Path, mend: &str) -> Finding {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Err(error) => Finding { stand: Stand::Wrong, what: format!("{what} {shown} cannot be looked at: {error}") },
+        Ok(it) => Finding::of(
+            it.permissions().mode() & 0o077 == 0,
+            Stand::Wrong,
+            format!("{what} is its owner's alone"),
+            format!("{what} {shown} is open to others: {mend} {shown}"),
+        ),
+    }
+}
+
+/// How applications and people reach it.
+fn ways_in(settings: &Settings) -> Vec<Finding> {
+    let server = &settings.server;
+    let beyond = settings.listen().is_ok_and(|it| !it.ip().is_loopback());
+    let mut out = vec![match (server.tls_certificate.is_some(), beyond, server.behind_tls_proxy) {
+        (true, _, _) => Finding { stand: Stand::Well, what: "the vault ends TLS itself".into() },
+        (false, true, _) => Finding {
+            stand: Stand::Advice,
+            what: format!(
+                "it listens on {} in clear and trusts that a proxy ends TLS: make sure that nobody else reaches that address",
+                server.listen
+            ),
+        },
+        (false, false, _) => {
+            Finding { stand: Stand::Well, what: "it listens on this machine only; TLS is a proxy's".into() }
+        }
+    }];
+    out.push(Finding::of(
+        settings.limits.submits_per_second > 0,
+        Stand::Advice,
+        "a runaway application is held back",
+        "no limit holds a runaway application back: set limits.submits_per_second to some times its busiest second",
+    ));
+    out.push(Finding::of(
+        settings.admin.two_person,
+        Stand::Advice,
+        "what cannot be undone takes two administrators",
+        "one administrator alone can destroy keys and values (admin.two_person = false)",
+    ));
+    out.push(Finding::of(
+        settings.entries.patient_ids == PatientIds::Blind,
+        Stand::Advice,
+        "patient ids are blind on the disk",
+        "patient ids stand in clear on the disk: a stolen one is a breach to report (entries.patient_ids = \"blind\")",
+    ));
+    if let Ok(address) = settings.listen() {
+        out.push(running(address));
+    }
+    out
+}
+
+fn running(address: SocketAddr) -> Finding {
+    let answers = TcpStream::connect_timeout(&address, PATIENCE).is_ok();
+    let good = format!("something answers on {address}");
+    Finding::of(answers, Stand::Advice, good, format!("nothing answers on {address}: is the vault running?"))
+}
+
+/// Who else remembers how far the ledger has come.
+fn evidence(settings: &Settings) -> Vec<Finding> {
+    let evidence = &settings.evidence;
+    let anchored = evidence.policy.is_some() || evidence.anchor_file.is_some() || evidence.anchor_url.is_some();
+    let mut out = vec![
+        Finding::of(
+            anchored,
+            Stand::Advice,
+            "witnesses or anchors remember checkpoints",
+            "nobody else remembers how far the ledger has come: set evidence.policy, anchor_file or anchor_url; else who puts database and lock back together is not found",
+        ),
+        Finding::of(
+            evidence.scrub_per_second > 0,
+            Stand::Wrong,
+            "all entries are gone through again and again",
+            "nothing looks for damage (evidence.scrub_per_second = 0)",
+        ),
+        Finding::of(
+            settings.keys.rotate_days > 0,
+            Stand::Advice,
+            "data keys are replaced by themselves",
+            "data keys are never replaced by themselves (keys.rotate_days = 0)",
+        ),
+    ];
+    out.extend(evidence.anchor_file.as_ref().map(|path| {
+        Finding::of(
+            !keyfile::same_device(path, &settings.storage.data_dir),
+            Stand::Advice,
+            "the anchor lies on another device than the data",
+            "the anchor lies on the device of the data: who can put one back can put back the other",
+        )
+    }));
+    out
+}
+
+/// Disk, clock, memory.
+fn machine(settings: &Settings) -> Vec<Finding> {
+    let storage = &settings.storage;
+    let free = rustix::fs::statvfs(&storage.data_dir).map_or(0, |it| (it.f_bavail * it.f_frsize) >> 20);
+    let wanted = storage.reserve_mb.max(64) * 4;
+    let swap = std::fs::read_to_string("/proc/swaps").is_ok_and(|it| it.lines().count() > 1);
+    vec![
+        Finding::of(
+            free >= wanted,
+            Stand::Wrong,
+            format!("{free} MB of the disk are free"),
+            format!("only {free} MB of the disk are free; below {} MB entries are refused: make room", storage.reserve_mb),
+        ),
+        Finding::of(
+            storage.reserve_mb > 0,
+            Stand::Advice,
+            "a reserve of the disk is kept for administrators",
+            "no reserve of the disk is kept (storage.reserve_mb = 0): when it is full, nobody can work",
+        ),
+        Finding::of(
+            local::clock_state() == "synchronised",
+            Stand::Advice,
+            "something keeps the clock right",
+            "nothing that is known keeps the clock right: install chrony or systemd-timesyncd; entries carry its time",
+        ),
+        Finding::of(
+            !swap,
+            Stand::Advice,
+            "there is no swap that keys could get into",
+            "there is swap: encrypt it, or let the unit lock memory (LimitMEMLOCK=infinity, as deploy/phivault.service does)",
+        ),
+    ]
+}
+
+fn backups(folder: &Path) -> Finding {
+    let newest = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| {
+        let it = it.ok()?;
+        let is_one = it.path().extension().is_some_and(|end| end == "phv");
+        it.metadata().ok().filter(|_| is_one)?.modified().ok()
+    });
+    let shown = folder.display();
+    let Some(newest) = newest.max() else {
+        return Finding { stand: Stand::Wrong, what: format!("there is no backup (*.phv) in {shown}: phivault backup makes one") };
+    };
+    let age = SystemTime::now().duration_since(newest).unwrap_or_default();
+    let hours = age.as_secs() / 3_600;
+    Finding::of(
+        age <= OLD_BACKUP,
+        Stand::Wrong,
+        format!("the newest backup is {hours} hours old"),
+        format!("the newest backup in {shown} is {hours} hours old: is the timer running?"),
+    )
+}

@@ -1,0 +1,43 @@
+//! `phivault doctor` on a real vault: what is well, what is wrong, and what to do.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::app::{App, program, text};
+
+#[tokio::test]
+async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_what_to_do() {
+    let mut app = App::spawn().await;
+    app.stop();
+    let (config, backups) = (app.dir().join("phivault.toml"), app.dir().join("backups"));
+    std::fs::create_dir(&backups).unwrap();
+    let doctor = |environment: &[(&str, &str)]| {
+        let mut command = program();
+        command.arg("doctor").arg("--config").arg(&config).arg("--backups").arg(&backups);
+        command.envs(environment.iter().copied());
+        let done = command.output().unwrap();
+        (done.status.code().unwrap(), text(&done.stdout))
+    };
+    let (code, said) = doctor(&[]);
+    assert!(code == 1 && said.contains("WRONG   there is no backup"), "{said}");
+    assert!(said.contains("keys and data lie on one device") && said.contains("nothing answers on"), "{said}");
+    let backup = backups.join("vault-1.phv");
+    std::fs::write(&backup, "").unwrap();
+    let (code, said) = doctor(&[]);
+    assert!(code == 0 && said.contains("ok      the newest backup is 0 hours old"), "{said}");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 3_600);
+    std::fs::File::options().write(true).open(&backup).unwrap().set_modified(old).unwrap();
+    let (code, said) = doctor(&[]);
+    assert!(code == 1 && said.contains("is 30 hours old"), "{said}");
+    let keyring = app.dir().join("keys/keyring");
+    std::fs::set_permissions(&keyring, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let (_, said) = doctor(&[]);
+    assert!(said.starts_with("WRONG   the keyring") && said.contains("chmod 600"), "what is worst stands first: {said}");
+    std::fs::set_permissions(&keyring, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let careless = [("PHIVAULT_EVIDENCE__SCRUB_PER_SECOND", "0"), ("PHIVAULT_STORAGE__RESERVE_MB", "100000000")];
+    let (_, said) = doctor(&careless);
+    assert!(said.contains("nothing looks for damage") && said.contains("make room"), "{said}");
+    let (code, said) = doctor(&[("PHIVAULT_SERVER__LISTEN", "0.0.0.0:1")]);
+    assert!(code == 2 && said.is_empty(), "settings that cannot be used are not looked over: {said}");
+    app.start();
+    app.finish();
+}
