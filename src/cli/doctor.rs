@@ -47,11 +47,7 @@ struct Finding {
 
 impl Finding {
     fn of(well: bool, otherwise: Stand, good: impl Into<String>, bad: impl Into<String>) -> Self {
-        if well {
-            Self { stand: Stand::Well, what: good.into() }
-        } else {
-            Self { stand: otherwise, what: bad.into() }
-        }
+        if well { Self { stand: Stand::Well, what: good.into() } } else { Self { stand: otherwise, what: bad.into() } }
     }
 }
 
@@ -220,7 +216,10 @@ fn machine(settings: &Settings) -> Vec<Finding> {
             free >= wanted,
             Stand::Wrong,
             format!("{free} MB of the disk are free"),
-            format!("only {free} MB of the disk are free; below {} MB entries are refused: make room", storage.reserve_mb),
+            format!(
+                "only {free} MB of the disk are free; below {} MB entries are refused: make room",
+                storage.reserve_mb
+            ),
         ),
         Finding::of(
             storage.reserve_mb > 0,
@@ -251,7 +250,10 @@ fn backups(folder: &Path) -> Finding {
     });
     let shown = folder.display();
     let Some(newest) = newest.max() else {
-        return Finding { stand: Stand::Wrong, what: format!("there is no backup (*.phv) in {shown}: phivault backup makes one") };
+        return Finding {
+            stand: Stand::Wrong,
+            what: format!("there is no backup (*.phv) in {shown}: phivault backup makes one"),
+        };
     };
     let age = SystemTime::now().duration_since(newest).unwrap_or_default();
     let hours = age.as_secs() / 3_600;

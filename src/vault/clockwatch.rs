@@ -44,9 +44,13 @@ impl ClockWatch {
             return;
         }
         self.counters.clock_jumps.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(seconds = jump, "the clock of this machine was set; times of receipt do not go back, but see who set it");
+        tracing::error!(
+            seconds = jump,
+            "the clock of this machine was set; times of receipt do not go back, but see who set it"
+        );
         let (reply, answer) = oneshot::channel();
-        let entries = vec![prepare(&self.keys, &own_meta(Action::INTEGRITY, vec![(JUMP.into(), jump.to_string())]), &[])];
+        let entries =
+            vec![prepare(&self.keys, &own_meta(Action::INTEGRITY, vec![(JUMP.into(), jump.to_string())]), &[])];
         let (state, resealed) = (Vec::new(), Vec::new());
         let job = Job { entries, looked_up_to: u64::MAX, state, resealed, unchanged: None, reply, room: None };
         if self.queue.send(Message::Job(job)).is_ok() {

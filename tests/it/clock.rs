@@ -7,7 +7,9 @@ use crate::app::{App, entry};
 #[tokio::test]
 async fn a_clock_that_is_set_is_recorded_and_no_time_of_receipt_goes_back() {
     if !cfg!(debug_assertions) {
-        return eprintln!("SKIPPED: only the clock of a debug build can be set by a test; run cargo test without --release");
+        return eprintln!(
+            "SKIPPED: only the clock of a debug build can be set by a test; run cargo test without --release"
+        );
     }
     let mut app = App::spawn().await;
     app.stop();

@@ -7,7 +7,9 @@ use crate::app::{App, entry};
 #[tokio::test]
 async fn while_the_disk_is_full_submissions_are_refused_and_officers_and_admins_still_work() {
     if !cfg!(debug_assertions) {
-        return eprintln!("SKIPPED: what a disk has left can only be said to a debug build; run cargo test without --release");
+        return eprintln!(
+            "SKIPPED: what a disk has left can only be said to a debug build; run cargo test without --release"
+        );
     }
     let mut app = App::spawn().await;
     app.stop();

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::app::{App, program, text};
+use crate::app::{App, program};
 
 #[tokio::test]
 async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_what_to_do() {
@@ -15,7 +15,7 @@ async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_
         command.arg("doctor").arg("--config").arg(&config).arg("--backups").arg(&backups);
         command.envs(environment.iter().copied());
         let done = command.output().unwrap();
-        (done.status.code().unwrap(), text(&done.stdout))
+        (done.status.code().unwrap(), String::from_utf8(done.stdout).unwrap())
     };
     let (code, said) = doctor(&[]);
     assert!(code == 1 && said.contains("WRONG   there is no backup"), "{said}");
@@ -31,7 +31,10 @@ async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_
     let keyring = app.dir().join("keys/keyring");
     std::fs::set_permissions(&keyring, std::fs::Permissions::from_mode(0o640)).unwrap();
     let (_, said) = doctor(&[]);
-    assert!(said.starts_with("WRONG   the keyring") && said.contains("chmod 600"), "what is worst stands first: {said}");
+    assert!(
+        said.starts_with("WRONG   the keyring") && said.contains("chmod 600"),
+        "what is worst stands first: {said}"
+    );
     std::fs::set_permissions(&keyring, std::fs::Permissions::from_mode(0o600)).unwrap();
     let careless = [("PHIVAULT_EVIDENCE__SCRUB_PER_SECOND", "0"), ("PHIVAULT_STORAGE__RESERVE_MB", "100000000")];
     let (_, said) = doctor(&careless);

@@ -33,6 +33,7 @@ mod restores;
 mod rotate;
 mod search;
 mod seeds;
+mod supply;
 mod synthea;
 mod tamper;
 mod tidy;

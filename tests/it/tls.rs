@@ -126,7 +126,7 @@ async fn certificates_that_cannot_be_used_are_refused_at_the_start_with_the_file
     for (certificate, key, words) in [
         (good.clone(), put(&dir, "other.key", &other), ["server.tls_key", "go together"]),
         (good.clone(), put(&dir, "no.key", "nothing"), ["server.tls_key", "private key"]),
-        (good.clone(), open, ["open.key", "600"]),
+        (good, open, ["open.key", "600"]),
         (put(&dir, "none.pem", "nothing"), put(&dir, "good.key", &key), ["server.tls_certificate", "no certificate"]),
         (dir.join("gone.pem").display().to_string(), put(&dir, "good.key", &key), ["gone.pem", "cannot be read"]),
     ] {

@@ -302,6 +302,17 @@ async fn suspensions_last_whatever_zone_is_asked_for_whatever_is_named_after_the
     suspend("FBI", -5, -3).await;
     suspend("Inspector", -5, -3).await;
     assert_eq!(told_to_the_person(app, "Z").await, 3);
+    // An empty list lifts all, and stays so.
+    suspend("Inspector", -5, 90).await;
+    assert_eq!(
+        told_to_the_person(app, "Z").await,
+        1,
+        "the one that cannot be read any more may be the Inspector's, too"
+    );
+    for lifted in [json!({"suspensions": []}), json!({}), json!({})] {
+        make(app, &json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}, "accounting": lifted})).await;
+        assert_eq!(told_to_the_person(app, "Z").await, 3, "{lifted}");
+    }
     two.app.finish();
 }
 

@@ -113,7 +113,10 @@ impl Vault {
                 "The day of the request (requested_on) is a date such as 2026-11-24, and not later than today.";
             return Err(refused("/accounting/requested_on", "day_in_future", detail));
         }
-        request.suspensions = Some(added(suspensions, request.suspensions.as_deref())).filter(|it| !it.is_empty());
+        // That all were lifted is kept, too.
+        let said = request.suspensions.is_some();
+        request.suspensions =
+            Some(added(suspensions, request.suspensions.as_deref())).filter(|it| said || !it.is_empty());
         request.last_accounting = request.last_accounting.or_else(|| given_before(&before, asked));
         request.since = request.since.or(params.from.map(|it| zone.zone_day(it)));
         request.through = request.through.or(params.to.map(|it| zone.zone_day(Timestamp(it.0 - 1))));
