@@ -192,6 +192,11 @@ impl App {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// The server, for who ends it otherwise.
+    pub fn take_server(&mut self) -> Option<std::process::Child> {
+        self.server.take()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut child = self.server.take().unwrap();

@@ -17,6 +17,7 @@ mod damage;
 mod deploy;
 mod disk;
 mod doctor;
+mod faults;
 mod golden;
 mod history;
 mod ingest;

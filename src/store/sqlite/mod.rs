@@ -85,6 +85,16 @@ impl SqliteStore {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Whoever copies the database of a stopped vault by hand gets all of it in one file. If it fails, nothing is lost.
+        let writer = self.writer.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Err(error) = open::empty_log(writer) {
+            tracing::warn!(%error, "the write-ahead log could not be moved into the database; it belongs to it");
+        }
+    }
+}
+
 impl Store for SqliteStore {
     fn size(&self) -> u64 {
         self.shared.size.load(Ordering::Acquire)
@@ -179,9 +189,7 @@ impl Store for SqliteStore {
 
     fn flush(&self) -> Result<(), StoreError> {
         let writer = self.shared.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let busy: i64 =
-            writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(unavailable)?;
-        if busy == 0 {
+        if open::empty_log(&writer)? {
             Ok(())
         } else {
             Err(StoreError::Unavailable("somebody is reading; the log is emptied later".into()))

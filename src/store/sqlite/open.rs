@@ -73,6 +73,7 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
     check_file_system(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
+    keep_log(&connection)?;
     // Identity first: nothing is set on a file that is not ours.
     connection.execute_batch("PRAGMA busy_timeout = 5000").map_err(unavailable)?;
     let version = check_known(&connection, path)?;
@@ -93,6 +94,7 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     check_present(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
+    keep_log(&connection)?;
     let pragmas = [
         ("query_only", "1"),
         ("trusted_schema", "0"),
@@ -103,6 +105,21 @@ pub(super) fn reader(path: &Path) -> Result<Connection, StoreError> {
     set(&connection, &pragmas)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
+}
+
+/// Leaves the write-ahead log alone when a connection closes. By itself SQLite moves it into the database then and deletes it; but when
+/// the disk failed while the shared memory beside it was made, it may take the log for empty, and deletes what was committed (seen with
+/// 3.54.1). The log is moved while all is well, by [`empty_log`].
+fn keep_log(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(|_| ()).map_err(unavailable)
+}
+
+/// Moves the write-ahead log into the database and empties it, so that one file is all of it. Whether that was done; if not, all of it
+/// still lies in both.
+pub(super) fn empty_log(connection: &Connection) -> Result<bool, StoreError> {
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(unavailable)?;
+    Ok(busy == 0)
 }
 
 /// Copies all pages in one step, which is one read transaction; the copy must not exist.
