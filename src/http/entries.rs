@@ -165,9 +165,13 @@ pub(super) async fn batch(
         let lines =
             if is_array { array(&body, api.limits.batch_lines)? } else { ndjson(&body, api.limits.batch_lines) };
         check_count(lines.len(), api.limits.batch_lines)?;
-        api.rates.charge(&caller, lines.len().saturating_sub(1), Instant::now());
         let submissions = lines.iter().map(|(_, text)| one(text, &api.limits));
-        let outcomes = api.vault.submit_batch(&caller, submissions, partial)?;
+        let outcomes = api.vault.submit_batch(&caller, submissions, partial);
+        // What the vault had no room for is sent again, and costs then.
+        if !matches!(outcomes, Err(VaultError::Full | VaultError::Busy)) {
+            api.rates.charge(&caller, lines.len().saturating_sub(1), Instant::now());
+        }
+        let outcomes = outcomes?;
         let numbers: Vec<_> = lines.iter().map(|(number, _)| *number).collect();
         Ok(batch_result(&numbers, outcomes))
     });

@@ -57,7 +57,7 @@ impl Rates {
                 return Ok(());
             }
             bucket.refused += 1;
-            // Whole seconds, at least one; a debt is bounded by what one batch may hold.
+            // Whole seconds, at least one; a debt is bounded by what the batches of all connections may hold.
             Err(((1.0 - bucket.left) / rate).ceil().max(1.0) as u64)
         })
         .unwrap_or(Ok(()))

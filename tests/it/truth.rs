@@ -302,6 +302,15 @@ async fn suspensions_last_whatever_zone_is_asked_for_whatever_is_named_after_the
     suspend("FBI", -5, -3).await;
     suspend("Inspector", -5, -3).await;
     assert_eq!(told_to_the_person(app, "Z").await, 3);
+    // What makes no sense lifts nothing.
+    for wrong in [
+        json!({"agency": "FBI", "written": true, "from": day(-5), "until": day(-9)}),
+        json!({"agency": "FBI", "written": true, "from": day(-90), "until": null}),
+        json!({"agency": "...", "written": true, "from": day(-5), "until": day(9)}),
+    ] {
+        let asked = json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}, "accounting": {"suspensions": [wrong]}});
+        assert_eq!(app.officer().post("/v1/reports", &asked).await.code(), "accounting_invalid", "{asked}");
+    }
     // An empty list lifts all, and stays so.
     suspend("Inspector", -5, 90).await;
     assert_eq!(

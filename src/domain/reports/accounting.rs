@@ -270,6 +270,18 @@ impl Request {
         if !days.all(|day| (1900..=2200).contains(&day.year())) {
             return Some("A day in it is not in the years 1900 to 2200.");
         }
+        let given = self.suspensions.as_deref().unwrap_or_default();
+        if given.iter().any(|it| it.until.is_some_and(|until| until < it.from)) {
+            return Some("A suspension ends (until) before it begins (from).");
+        }
+        if given.iter().any(|it| it.written && it.until.is_none()) {
+            return Some(
+                "A written statement names its end (until) (a)(2)(i); one that names none is an oral one (written: false).",
+            );
+        }
+        if given.iter().any(|it| !it.agency.contains(char::is_alphanumeric)) {
+            return Some("A suspension names no agency.");
+        }
         let size = serde_json::to_vec(self).map_or(usize::MAX, |it| it.len());
         (size > MAX_REQUEST_BYTES).then_some("It is larger than 64 KiB.")
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
@@ -27,6 +27,8 @@ use super::{read, signed, unavailable};
 
 /// Terms that there is room for at a start, some megabytes.
 const FEW_TERMS: usize = 1 << 16;
+/// Segments without a stored index that are held in memory at a time, some 60 MB each: the newest, after a crash.
+const MOST_HELD: u64 = 4;
 /// Chunks of a closed segment that ride along with one commit.
 const CHUNKS_PER_COMMIT: usize = 256;
 
@@ -35,6 +37,8 @@ pub(super) struct Index {
     /// Chunks of the oldest closing segment that are committed. Only the writer changes it.
     committed: AtomicUsize,
     filters: Arc<AllFilters>,
+    /// Missing segments that are held in memory.
+    held: AtomicU64,
 }
 
 /// The filters of all segments whose index is cut.
@@ -67,8 +71,9 @@ enum Segment {
     Closed(Arc<Closed>),
     /// Its index is in memory and on its way to the disk.
     Closing(Arc<Closing>),
-    /// The process ended before its index was written. Until [`Index::repair`] its entries are read one by one.
-    Missing,
+    /// The process ended before its index was written. Until [`Index::repair`] it is gathered
+    /// from the entries when it is first asked for, and held for a few such segments.
+    Missing(Arc<OnceLock<Gathered>>),
 }
 
 struct Closing {
@@ -95,10 +100,10 @@ impl Index {
                     all.put(n, &filters);
                     Segment::Closed(Arc::new(closed))
                 }
-                Ok(None) => Segment::Missing,
+                Ok(None) => Segment::Missing(Arc::default()),
                 Err(StoreError::Corrupt(what)) => {
                     tracing::error!(what, "a part of the index does not read; it is made again from the entries");
-                    Segment::Missing
+                    Segment::Missing(Arc::default())
                 }
                 Err(error) => return Err(error),
             });
@@ -107,13 +112,18 @@ impl Index {
         read_index(connection, begin..size, &mut |position, index, received| {
             state.open.add(position, &index, received)
         })?;
-        Ok(Self { state: RwLock::new(state), committed: AtomicUsize::new(0), filters: Arc::new(all) })
+        Ok(Self {
+            state: RwLock::new(state),
+            committed: AtomicUsize::new(0),
+            filters: Arc::new(all),
+            held: AtomicU64::new(0),
+        })
     }
 
     /// Makes the index of segments that have none, each in one transaction.
     pub(super) fn repair(&self, connection: &Connection) -> Result<(), StoreError> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let missing = |it: &(usize, &Segment)| matches!(it.1, Segment::Missing);
+        let missing = |it: &(usize, &Segment)| matches!(it.1, Segment::Missing(_));
         let missing: Vec<usize> = state.segments.iter().enumerate().filter(missing).map(|(n, _)| n).collect();
         drop(state);
         for n in missing {
@@ -150,7 +160,7 @@ impl Index {
         match state.segments.get(usize::try_from(n).ok()?)? {
             Segment::Closed(closed) => closed.made,
             Segment::Closing(closing) => closing.cut.get().map(|it| it.digests),
-            Segment::Missing => None,
+            Segment::Missing(_) => None,
         }
     }
 
@@ -192,7 +202,7 @@ impl Index {
                 drop(state);
                 return closed.activity(connection, n, moments).map(Some);
             }
-            Some(Segment::Closed(_) | Segment::Missing) => return Ok(None),
+            Some(Segment::Closed(_) | Segment::Missing(_)) => return Ok(None),
         };
         drop(state);
         // Sorted without the lock, so that no writer waits.
@@ -246,7 +256,7 @@ impl Index {
                 }
                 known.1 & own != 0
             }
-            Some(Segment::Closing(_) | Segment::Missing) | None => true,
+            Some(Segment::Closing(_) | Segment::Missing(_)) | None => true,
         };
         range.filter(may_hold).collect()
     }
@@ -290,11 +300,24 @@ impl Index {
         match state.segments.get(usize::try_from(n).unwrap_or(usize::MAX)) {
             None => in_memory(&state.open.postings, out),
             Some(Segment::Closing(closing)) => in_memory(&closing.gathered.postings, out),
-            Some(Segment::Missing) => {
+            Some(Segment::Missing(held)) => {
+                let held = held.clone();
                 drop(state);
-                read_index(connection.get()?, n * SEGMENT..(n + 1) * SEGMENT, &mut |position, index, _| {
-                    out.extend(index.terms.contains(&term).then_some(position));
-                })?;
+                let range = n * SEGMENT..(n + 1) * SEGMENT;
+                if held.get().is_none() && self.held.load(Ordering::Relaxed) < MOST_HELD {
+                    let mut gathered = Gathered::default();
+                    read_index(connection.get()?, range, &mut |position, index, received| {
+                        gathered.add(position, &index, received);
+                    })?;
+                    self.held.fetch_add(u64::from(held.set(gathered).is_ok()), Ordering::Relaxed);
+                    in_memory(&held.get().expect("it was set by somebody").postings, out);
+                } else if let Some(gathered) = held.get() {
+                    in_memory(&gathered.postings, out);
+                } else {
+                    read_index(connection.get()?, range, &mut |position, index, _| {
+                        out.extend(index.terms.contains(&term).then_some(position));
+                    })?;
+                }
             }
             Some(Segment::Closed(closed)) => {
                 let chunks = closed.chunks_with(term);
@@ -341,7 +364,7 @@ impl Index {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.segments.iter().find_map(|it| match it {
             Segment::Closing(closing) => Some(closing.clone()),
-            Segment::Closed(_) | Segment::Missing => None,
+            Segment::Closed(_) | Segment::Missing(_) => None,
         })
     }
 }

@@ -160,7 +160,7 @@ fn what_entries_are_counted_by_is_believed_only_as_the_ledger_names_it() {
     // The scrubber comes to it, and says so once.
     settings.evidence.scrub_per_second = 1_000_000;
     let vault = local::open(&settings, &unlock).unwrap();
-    for _ in 0..600 {
+    for _ in 0..4_000 {
         if vault.readiness().scrubbed_at.is_some() {
             break;
         }
