@@ -14,8 +14,10 @@ use super::keys::Keys;
 use super::status::Counters;
 use super::writer::{Job, Message, Queue, own_meta, prepare};
 
-/// Seconds that the clock may move against the machine's own count between two looks; what keeps clocks right moves them less.
+/// Seconds that the clock may move against the machine's own count within an hour: slewing moves it 1.8 (adjtimex(2), 500 ppm).
 const TOLERANCE: i64 = 2;
+/// Microseconds.
+const AN_HOUR: i64 = 3_600_000_000;
 /// The fact that says by how much.
 const JUMP: &str = "clock_jump_seconds";
 
@@ -24,7 +26,7 @@ pub(super) struct ClockWatch {
     keys: Arc<Keys>,
     counters: Arc<Counters>,
     queue: Queue,
-    /// The clock, and the machine's own count, at the last look.
+    /// The clock, and the machine's own count, at a look of a while ago.
     last: (i64, Instant),
 }
 
@@ -39,10 +41,14 @@ impl ClockWatch {
         let now = (self.clock.now().0, Instant::now());
         let passed = i64::try_from(now.1.duration_since(self.last.1).as_micros()).unwrap_or(i64::MAX);
         let jump = (now.0.saturating_sub(self.last.0).saturating_sub(passed)) / 1_000_000;
-        self.last = now;
         if jump.abs() < TOLERANCE {
+            // Held against a look of a while ago, so that many small steps show as well; what keeps clocks right moves them less.
+            if passed >= AN_HOUR {
+                self.last = now;
+            }
             return;
         }
+        self.last = now;
         self.counters.clock_jumps.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             seconds = jump,

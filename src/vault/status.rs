@@ -13,6 +13,8 @@ use crate::store::Usage;
 use super::Vault;
 use super::error::VaultError;
 
+/// Microseconds that the clock may be behind the newest entry.
+const BEHIND: i64 = 2_000_000;
 /// Said where one administrator alone may do everything.
 const ALONE: &str = "approval by a second administrator is switched off (admin.two_person)";
 
@@ -138,6 +140,9 @@ impl Vault {
         }
         if self.ledger.witnessed().is_some_and(|(_, behind)| behind) {
             problems.push("too few witnesses cosigned the newest checkpoints; see the log");
+        }
+        if self.counters.last_commit.load(Ordering::Relaxed).saturating_sub(self.clock.now().0) > BEHIND {
+            problems.push("the clock is behind the newest entry; times of receipt stand still until it has caught up");
         }
         let (full, filling) = self.disk();
         if full {

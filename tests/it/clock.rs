@@ -35,6 +35,8 @@ async fn a_clock_that_is_set_is_recorded_and_no_time_of_receipt_goes_back() {
     let wanted = [-year, year + hour, -hour];
     assert_eq!(jumps.len(), 3, "{found:#}");
     assert!(jumps.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() <= 2), "newest first: {jumps:?}");
+    let ready = app.admin().get("/readyz").await.text;
+    assert!(ready.contains("the clock is behind the newest entry"), "{ready}");
     // Entries that share their time of receipt with the report itself are in it.
     let asked = json!({"report": "access", "actor": "dr_smith", "reason": {"code": "HCOMPL"}});
     let made = app.officer().post("/v1/reports", &asked).await.json();
