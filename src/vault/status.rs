@@ -141,8 +141,9 @@ impl Vault {
         if self.ledger.witnessed().is_some_and(|(_, behind)| behind) {
             problems.push("too few witnesses cosigned the newest checkpoints; see the log");
         }
+        let mut warnings = if self.settings.two_person { Vec::new() } else { vec![ALONE] };
         if self.counters.last_commit.load(Ordering::Relaxed).saturating_sub(self.clock.now().0) > BEHIND {
-            problems.push("the clock is behind the newest entry; times of receipt stand still until it has caught up");
+            warnings.push("the clock is behind the newest entry; times of receipt stand still until it has caught up");
         }
         let (full, filling) = self.disk();
         if full {
@@ -177,7 +178,7 @@ impl Vault {
             checkpoint_size: self.ledger.checkpoint().size,
             scrubbed_at: (scrubbed > 0).then_some(Timestamp(scrubbed)),
             problems,
-            warnings: if self.settings.two_person { Vec::new() } else { vec![ALONE] },
+            warnings,
         }
     }
 }
