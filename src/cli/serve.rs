@@ -79,11 +79,11 @@ fn tls(settings: &crate::config::Server) -> anyhow::Result<Option<Tls>> {
 }
 
 /// Shows a renewed certificate without a restart: within a minute, or at SIGHUP.
-async fn renew(tls: Tls, mut hangup: Signal) {
+async fn renew(tls: Option<Tls>, mut hangup: Signal) {
     let mut often = tokio::time::interval(Duration::from_secs(60));
     loop {
         tokio::select! { _ = often.tick() => {}, _ = hangup.recv() => {} }
-        match tls.renew() {
+        match tls.as_ref().map_or(Ok(false), Tls::renew) {
             Ok(true) => tracing::info!("the TLS certificate was renewed"),
             Ok(false) => {}
             Err(error) => {
@@ -187,9 +187,8 @@ pub fn serve(
             actix_web::rt::spawn(courier.run());
         }
         actix_web::rt::spawn(keep(vault.clone()));
-        if let Some(tls) = tls {
-            actix_web::rt::spawn(renew(tls, signal(SignalKind::hangup())?));
-        }
+        // Listened to without TLS, too: by itself SIGHUP ends a process, and `systemctl reload` sends it.
+        actix_web::rt::spawn(renew(tls, signal(SignalKind::hangup())?));
         if !settings.reports.schedule.is_empty() {
             actix_web::rt::spawn(report(vault.clone(), settings.reports.clone()));
         }

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use crate::domain::action::Action;
 use crate::domain::time::Clock;
 
 use super::keys::Keys;
 use super::status::Counters;
-use super::writer::{Job, Message, Queue, own_meta, prepare};
+use super::writer::{Queue, commit_own, own_meta};
 
 /// Seconds that the clock may move against the machine's own count within an hour: slewing moves it 1.8 (adjtimex(2), 500 ppm).
 const TOLERANCE: i64 = 2;
@@ -54,13 +52,6 @@ impl ClockWatch {
             seconds = jump,
             "the clock of this machine was set; times of receipt do not go back, but see who set it"
         );
-        let (reply, answer) = oneshot::channel();
-        let entries =
-            vec![prepare(&self.keys, &own_meta(Action::INTEGRITY, vec![(JUMP.into(), jump.to_string())]), &[])];
-        let (state, resealed) = (Vec::new(), Vec::new());
-        let job = Job { entries, looked_up_to: u64::MAX, state, resealed, unchanged: None, reply, room: None };
-        if self.queue.send(Message::Job(job)).is_ok() {
-            drop(answer.blocking_recv());
-        }
+        commit_own(&self.queue, &self.keys, &own_meta(Action::INTEGRITY, vec![(JUMP.into(), jump.to_string())]));
     }
 }

@@ -7,8 +7,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::index::{Dimension, Term};
@@ -21,7 +19,7 @@ use super::ledger::Ledger;
 use super::open::DAMAGED;
 use super::segments::{Segments, naming};
 use super::status::Counters;
-use super::writer::{Job, Message, Queue, own_meta, prepare};
+use super::writer::{Queue, commit_own, own_meta};
 
 /// Pieces a second; each is read at once.
 const PIECES: u64 = 20;
@@ -198,19 +196,6 @@ impl Scrubber {
     }
 
     fn commit(&self, meta: Meta) {
-        let (reply, answer) = oneshot::channel();
-        let entries = vec![prepare(&self.keys, &meta, &[])];
-        let job = Job {
-            entries,
-            looked_up_to: u64::MAX,
-            state: Vec::new(),
-            resealed: Vec::new(),
-            unchanged: None,
-            reply,
-            room: None,
-        };
-        if self.queue.send(Message::Job(job)).is_ok() {
-            drop(answer.blocking_recv());
-        }
+        commit_own(&self.queue, &self.keys, &meta);
     }
 }

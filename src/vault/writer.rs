@@ -397,6 +397,16 @@ pub(super) fn own_meta(action: Action, facts: Vec<(String, String)>) -> Meta {
     }
 }
 
+/// Commits one entry of the vault's own from a thread of its own, and waits until it is in. A vault that stops takes none.
+pub(super) fn commit_own(queue: &Queue, keys: &Keys, meta: &Meta) {
+    let (reply, answer) = oneshot::channel();
+    let (entries, state, resealed) = (vec![prepare(keys, meta, &[])], Vec::new(), Vec::new());
+    let job = Job { entries, looked_up_to: u64::MAX, state, resealed, unchanged: None, reply, room: None };
+    if queue.send(Message::Job(job)).is_ok() {
+        drop(answer.blocking_recv());
+    }
+}
+
 /// Seals an entry under the keys of now.
 pub(super) fn prepare(keys: &Keys, meta: &Meta, items: &[Item]) -> Prepared {
     prepare_in(keys, OWN_BUCKET, meta, items)

@@ -95,6 +95,15 @@ async fn the_vault_ends_tls_itself_and_takes_up_a_renewed_certificate_while_it_s
 }
 
 #[tokio::test]
+async fn a_reload_without_tls_ends_nothing() {
+    let app = App::spawn().await;
+    app.signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    app.submitter().submit(&entry()).await;
+    app.finish();
+}
+
+#[tokio::test]
 async fn with_client_authorities_only_their_clients_are_let_in() {
     let mut app = App::spawn().await;
     app.stop();

@@ -44,6 +44,7 @@ pub(super) struct Cut {
     pub(super) filters: Filters,
     /// Fences and filters as bytes.
     front: [Vec<u8>; 2],
+    front_digest: Hash,
     pub(super) digests: IndexDigests,
 }
 
@@ -129,12 +130,13 @@ pub(super) fn cut(n: u64, gathered: &Gathered, pace: Pace) -> Cut {
         patients: Filter::new(PATIENT_BITS, terms(Dimension::Patient)),
     };
     let front = [fences_of(&out), [filters.ids.bytes(), filters.patients.bytes()].concat()];
-    let mut digesting = Digesting::new(&front_of(&front[0], &front[1]));
+    let front_digest = front_of(&front[0], &front[1]);
+    let mut digesting = Digesting::new(&front_digest);
     for some in out.chunks(SOME) {
         pace.breathe();
         some.iter().for_each(|(key, chunk)| digesting.add(*key, &chunk.bytes));
     }
-    Cut { n, chunks: out, filters, front, digests: digesting.finish() }
+    Cut { n, chunks: out, filters, front, front_digest, digests: digesting.finish() }
 }
 
 /// The first key of each chunk, dimension by dimension, as bytes.
@@ -207,7 +209,7 @@ pub(super) fn close(connection: &Connection, cut: &Cut) -> Result<Closed, StoreE
     let [fences, filters] = &cut.front;
     let sql = "INSERT INTO segment (n, fences, filters) VALUES (?1, ?2, ?3)";
     connection.execute(sql, params![signed(cut.n), fences, filters]).map_err(unavailable)?;
-    Ok(Closed { fences: by_dimension, made: Some(cut.digests), front: front_of(fences, filters) })
+    Ok(Closed { fences: by_dimension, made: Some(cut.digests), front: cut.front_digest })
 }
 
 pub(super) fn load_closed(connection: &Connection, n: u64) -> Result<Option<(Closed, Filters)>, StoreError> {
