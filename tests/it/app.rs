@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use crate::check::check_vault;
 
-/// The program under test.
+/// The program under test; `PHIVAULT_TEST_PROGRAM` names another build of it.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_phivault"));
+    let built = env!("CARGO_BIN_EXE_phivault");
+    let mut command = Command::new(std::env::var_os("PHIVAULT_TEST_PROGRAM").unwrap_or(built.into()));
     // Nothing of the developer's environment may reach it.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PHIVAULT_")) {
         command.env_remove(name);

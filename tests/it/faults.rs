@@ -4,7 +4,7 @@
 //! The faults come from a small library that is preloaded (`tests/fault/shim.c`), made with the C compiler that the build needs anyway.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -41,10 +41,7 @@ async fn whatever_call_of_the_disk_fails_nothing_acknowledged_is_lost_and_the_ne
     }
     let mut app = App::spawn().await;
     app.stop();
-    let shim = app.dir().join("shim.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fault/shim.c");
-    let made = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source).arg("-ldl").status();
-    assert!(made.unwrap().success(), "the C compiler that SQLite is built with makes the shim, too");
+    let shim = preloaded("shim.c", app.dir());
     app.set("FAULT_COUNT", app.dir().join("calls").to_str().unwrap().to_owned().as_str());
     let wanted = std::env::var("PHIVAULT_TEST_FAULTS").unwrap_or_else(|_| POINTS.to_string());
     let (mut acknowledged, mut lives, mut broken) = (Acknowledged::new(), 0, 0);
@@ -76,6 +73,16 @@ async fn whatever_call_of_the_disk_fails_nothing_acknowledged_is_lost_and_the_ne
     );
     assert!(broken > 0, "no fault was ever noticed, so none was made");
     app.finish();
+}
+
+/// Builds a library to preload under a server.
+pub fn preloaded(source: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(source).with_extension("so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fault").join(source);
+    let made =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    assert!(made.unwrap().success(), "the C compiler that SQLite is built with makes this library, too");
+    library
 }
 
 /// A life without a fault: how many calls of the kind it makes.

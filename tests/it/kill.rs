@@ -15,10 +15,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::app::{App, Client, entry, program, text};
+use crate::chance::{Chance, number};
 use crate::check::{Stored, entries};
 
 /// How often receipts are proved, in rounds: a proof waits for the signer. Everything else is checked in every round.
 const PROVE_EVERY: u64 = 5;
+/// Kills of one vault; then comes a new one, for everything in it is compared after each kill.
+const ROUNDS_A_VAULT: u64 = 50;
 /// Applications that submit at the same time, each over its own connection.
 const APPLICATIONS: u64 = 6;
 
@@ -42,30 +45,39 @@ struct Request {
     stored: Option<Vec<Place>>,
 }
 
-/// Chance that can be repeated (Knuth's linear congruential generator, its high bits).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |it| it.parse().unwrap_or_else(|_| panic!("{name} is no number: {it}")))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_doubled_or_moved_by_kill_9() {
     let rounds = number("PHIVAULT_TEST_KILL_ROUNDS", 50);
     let seed = number("PHIVAULT_TEST_SEED", 20_261_124);
     println!("{rounds} rounds, seed {seed} (PHIVAULT_TEST_KILL_ROUNDS, PHIVAULT_TEST_SEED)");
+    let mut sum = Sum::default();
+    for begun in (0..rounds).step_by(ROUNDS_A_VAULT as usize) {
+        killed(ROUNDS_A_VAULT.min(rounds - begun), seed + begun, &mut sum).await;
+        if begun > 0 && begun % 1_000 == 0 {
+            println!("after {begun} rounds: {sum:?}");
+        }
+    }
+    println!("{rounds} kills: {sum:?}; none lost, doubled or moved");
+    assert!(sum.acknowledged as u64 > rounds * 5, "{sum:?} in {rounds} rounds is too thin a load");
+    assert!(sum.stored + sum.absent > 0, "no request was ever broken off, so the kills hit nothing");
+}
+
+/// What came of all kills.
+#[derive(Default, Debug)]
+struct Sum {
+    /// Entries that were acknowledged.
+    acknowledged: usize,
+    /// Requests without an answer that were in, and that were not.
+    stored: usize,
+    absent: usize,
+}
+
+/// A vault that is killed so many times.
+async fn killed(rounds: u64, seed: u64, sum: &mut Sum) {
     let mut chance = Chance(seed);
     let mut app = App::spawn().await;
     let mut journals = new_journals(seed);
     let acknowledged = journals[0].acknowledged.clone();
-    let (mut stored, mut lost) = (0, 0);
     for round in 0..rounds {
         let working: Vec<_> = journals.into_iter().map(|it| tokio::spawn(it.work(app.submitter()))).collect();
         tokio::time::sleep(Duration::from_millis(1 + chance.below(150))).await;
@@ -75,10 +87,10 @@ async fn nothing_acknowledged_is_lost_doubled_or_moved_by_kill_9() {
         app.kill();
         journals = finished(working).await;
         let (in_after_all, not_in) = compare(&app, &mut journals);
-        stored += in_after_all;
-        lost += not_in;
+        sum.stored += in_after_all;
+        sum.absent += not_in;
         let (code, report) = app.verify();
-        assert_eq!((code, report["verdict"].as_str()), (0, Some("intact")), "round {round}: {report:#}");
+        assert_eq!((code, report["verdict"].as_str()), (0, Some("intact")), "seed {seed}, round {round}: {report:#}");
         app.start();
         if round % PROVE_EVERY == 0 || round + 1 == rounds {
             check_proofs(&app, &journals, &mut chance).await;
@@ -90,12 +102,7 @@ async fn nothing_acknowledged_is_lost_doubled_or_moved_by_kill_9() {
     check_values(&app, &journals, &mut chance).await;
     app.stop();
     assert_eq!(compare(&app, &mut journals), (0, 0), "in the end every submission is acknowledged");
-    let acknowledged = journals[0].acknowledged.load(Ordering::Relaxed);
-    println!(
-        "{acknowledged} entries acknowledged, none lost; of the requests that broke off {stored} were in, {lost} not"
-    );
-    assert!(acknowledged as u64 > rounds * 5, "{acknowledged} entries in {rounds} rounds are too thin a load");
-    assert!(stored + lost > 0, "no request was ever broken off, so the kills hit nothing");
+    sum.acknowledged += acknowledged.load(Ordering::Relaxed);
     app.finish();
 }
 

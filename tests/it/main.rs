@@ -9,6 +9,7 @@ mod backup;
 mod bad_input;
 mod blind;
 mod canary;
+mod chance;
 mod check;
 mod cli;
 mod clock;
@@ -28,6 +29,7 @@ mod memory;
 mod permissions;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod power;
 mod rate;
 mod reports;
 mod restores;

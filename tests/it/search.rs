@@ -3,16 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::app::{App, Options};
-
-/// Chance that can be repeated.
-struct Chance(u64);
+use crate::chance::Chance;
 
 impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-
     fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
