@@ -419,6 +419,7 @@ fn open(dir: &Path) -> Vault {
             approval_seconds: 60,
             reencrypt_per_second: 0,
             rotate_days: 0,
+            sessions: vault::SessionLimits { idle: Duration::from_secs(900), whole: Duration::from_secs(28_800) },
             disk_reserve: 0,
             keyring_backup_days: 30,
         },

@@ -11,9 +11,11 @@ use crate::domain::rules::{NoOp, Rules};
 
 mod reports;
 mod server;
+mod sessions;
 
 pub use reports::{Every, Reports, Schedule};
 pub use server::Server;
+pub use sessions::Sessions;
 
 /// All settings. `config/default.toml` documents each one and holds the defaults.
 #[derive(Deserialize, Clone, PartialEq, Debug, Default)]
@@ -27,6 +29,8 @@ pub struct Settings {
     pub keys: Keys,
     /// What takes two administrators.
     pub admin: Admin,
+    /// How long people stay logged in.
+    pub sessions: Sessions,
     /// The rules for entries.
     pub entries: Entries,
     /// What is bounded.
@@ -288,6 +292,18 @@ impl Settings {
                 path.display()
             ))
         })?;
+        Self::parse(&text, path, environment)
+    }
+
+    /// Reads the text of a file; see [`Settings::load`].
+    ///
+    /// # Errors
+    /// One sentence with the setting and the remedy.
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let mut table: toml::Table = text
             .parse()
             .map_err(|error| ConfigError(format!("The settings {} are not TOML: {error}", path.display())))?;
@@ -358,7 +374,11 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.listen()?;
+        self.server.proxies()?;
         if let Some(problem) = self.reports.problem() {
+            return Err(ConfigError(problem));
+        }
+        if let Some(problem) = self.sessions.problem() {
             return Err(ConfigError(problem));
         }
         let (limits, keys) = (&self.limits, &self.keys);

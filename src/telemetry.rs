@@ -7,12 +7,17 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// Where actix reads the heads of requests.
+const PARSER: &str = "actix_http::h1::dispatcher";
+
 /// Starts diagnostics for the process. A second call changes nothing.
 ///
 /// # Errors
 /// A sentence when `log.level` is no filter.
 pub fn start(log: &Log) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&log.level)
+    // actix tells of every head that is no HTTP as an error, so that anybody could fill the disk with it.
+    let quiet = if log.level.contains(PARSER) { String::new() } else { format!(",{PARSER}=off") };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", log.level))
         .map_err(|_| format!("log.level = {:?} is no level or filter; use error, warn, info or debug.", log.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {

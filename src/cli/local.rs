@@ -112,6 +112,7 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
             restore_seconds: settings.admin.restore_seconds,
             reencrypt_per_second: settings.keys.reencrypt_per_second,
             rotate_days: settings.keys.rotate_days,
+            sessions: settings.sessions.limits(),
             disk_reserve: settings.storage.reserve_mb.saturating_mul(1 << 20),
             keyring_backup_days: settings.keys.backup_days,
         },

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Reports, Settings};
-use crate::http::{Limits, OverLimit, Server, Tls, TlsFiles};
+use crate::http::{Door, Limits, OverLimit, Server, Tls, TlsFiles};
 use crate::keyfile;
 use crate::ledger::policy::Policy;
 use crate::telemetry;
@@ -171,9 +171,10 @@ pub fn serve(
         write_seconds: settings.limits.write_seconds,
     };
     let tls = tls(&settings.server)?;
+    let door = Door { listen, tls: tls.clone(), proxies: settings.server.proxies()? };
     let refused = std::cell::OnceCell::new();
     let served = actix_web::rt::System::new().block_on(async {
-        let server = Server::bind(vault.clone(), listen, tls.clone(), limits).with_context(|| {
+        let server = Server::bind(vault.clone(), door, limits).with_context(|| {
             format!("{listen} cannot be listened on; is another phivault running? Set server.listen to a free port")
         })?;
         let handle = server.handle();

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::cli::admin::Look;
 use crate::cli::client::terminal::{self, escape, moment};
 use crate::cli::client::{Client, ConnectArgs};
+use crate::vault::Source;
 
 mod generate;
 mod recover;
@@ -70,7 +70,7 @@ struct Create {
     expires: Option<String>,
 
     /// Accept it only from these addresses, such as 10.1.0.0/16; may be given more than once [default: any]
-    #[arg(long = "allow", value_name = "CIDR", value_parser = parse_cidr)]
+    #[arg(long = "allow", value_name = "SOURCE", value_parser = parse_source)]
     allowed: Vec<String>,
 
     /// The hash of a token that its holder has made with `phivault token generate`; needed for an administrator
@@ -342,23 +342,12 @@ fn parse_id(text: &str) -> Result<String, String> {
 }
 
 /// An address or a network; a bare address becomes a network of one.
-fn parse_cidr(text: &str) -> Result<String, String> {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (text, None),
-    };
-    let address: IpAddr =
-        address.parse().map_err(|_| "an address such as 10.1.0.0/16 or fd00::/8 is needed".to_owned())?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = match prefix {
-        Some(digits) => digits
-            .parse::<u8>()
-            .ok()
-            .filter(|bits| *bits <= longest)
-            .ok_or(format!("the part after / is a number from 0 to {longest}"))?,
-        None => longest,
-    };
-    Ok(format!("{address}/{prefix}"))
+fn parse_source(text: &str) -> Result<String, String> {
+    let source = Source::parse(text).map(|it| it.to_string());
+    source.ok_or(
+        "an address, a network such as 10.1.0.0/16 or fd00::/8, or cert: and the SHA-256 of a client certificate"
+            .to_owned(),
+    )
 }
 
 /// A span from `now`, or a moment after it.
@@ -435,10 +424,10 @@ mod tests {
         for (text, expected) in
             [("10.1.0.0/16", "10.1.0.0/16"), ("10.1.2.3", "10.1.2.3/32"), ("fd00::/8", "fd00::/8"), ("::1", "::1/128")]
         {
-            assert_eq!(parse_cidr(text).as_deref(), Ok(expected));
+            assert_eq!(parse_source(text).as_deref(), Ok(expected));
         }
         for text in ["", "10.1.0.0/33", "10.1/16", "::/129", "host", "10.0.0.0/", "10.0.0.0/-1"] {
-            assert!(parse_cidr(text).is_err(), "{text}");
+            assert!(parse_source(text).is_err(), "{text}");
         }
     }
 

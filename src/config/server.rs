@@ -1,8 +1,9 @@
 //! `[server]`: where the vault listens, and how the way to it is protected.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::ConfigError;
@@ -21,6 +22,9 @@ pub struct Server {
     pub tls_key: Option<PathBuf>,
     /// Authorities (PEM) of client certificates. With them only clients that bring one are let in (IHE ATNA node authentication).
     pub tls_client_authorities: Option<PathBuf>,
+    /// Addresses or networks of proxies in front whose X-Forwarded-For is believed: where a request comes from counts for tokens that
+    /// are bound to networks.
+    pub trusted_proxies: Vec<String>,
     /// Open connections at a time.
     pub connections: usize,
 }
@@ -33,6 +37,7 @@ impl Default for Server {
             tls_certificate: None,
             tls_key: None,
             tls_client_authorities: None,
+            trusted_proxies: Vec::new(),
             connections: 500,
         }
     }
@@ -63,5 +68,21 @@ impl Server {
             )));
         }
         Ok(address)
+    }
+
+    /// The networks of trusted proxies.
+    ///
+    /// # Errors
+    /// When one is no address and no network.
+    pub fn proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let read = |text: &String| {
+            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            net.map_err(|_| {
+                ConfigError(format!(
+                    "server.trusted_proxies: {text:?} is no address and no network such as 10.1.0.0/24."
+                ))
+            })
+        };
+        self.trusted_proxies.iter().map(read).collect()
     }
 }

@@ -92,6 +92,7 @@ actions! {
     TOKEN_CREATE "token_create" Vault,
     TOKEN_REVOKE "token_revoke" Vault,
     TOKEN_LIST "token_list" Vault,
+    LOGIN_ENROL "login_enrol" Vault,
     SUBMIT "submit" Vault,
 }
 

@@ -89,10 +89,12 @@ pub enum Permission {
     FetchRestore,
     /// See what falls due, and certificates of disposal.
     SeeRetention,
+    /// Log in with a password and a one-time code in the place of the token: people, not applications.
+    LogIn,
 }
 
 /// The permission table.
-pub const TABLE: [(Permission, &[Role]); 20] = [
+pub const TABLE: [(Permission, &[Role]); 21] = [
     (Permission::Submit, &[Role::Submitter]),
     (Permission::Search, &[Role::Officer, Role::Auditor]),
     (Permission::Reveal, &[Role::Officer]),
@@ -113,6 +115,7 @@ pub const TABLE: [(Permission, &[Role]); 20] = [
     (Permission::PlanRestore, &[Role::Officer]),
     (Permission::FetchRestore, &[Role::Submitter, Role::Officer]),
     (Permission::SeeRetention, &[Role::Officer, Role::Auditor, Role::Admin]),
+    (Permission::LogIn, &[Role::Officer, Role::Auditor, Role::Admin]),
 ];
 
 /// Who is calling: a known token and what it may be used for.

@@ -89,6 +89,8 @@ pub fn classify(pointer: &str, message: &str) -> Issue {
     }
     let expected = message.rsplit_once("expected ").map_or("another type", |(_, expected)| expected);
     let expected = expected.split(" at line ").next().unwrap_or("another type");
+    // serde names the type; outside it is an object.
+    let expected = if expected.starts_with("struct ") { "an object" } else { expected };
     Issue::new(pointer, "wrong_type", format!("The value has the wrong type; expected {expected}."))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod activity;
+pub mod batch;
 pub mod caller;
 pub mod canonical;
 mod check;

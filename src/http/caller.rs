@@ -1,24 +1,34 @@
-//! Who is calling: the bearer token of a request becomes a [`Caller`], or the request ends.
+//! Who is calling: the bearer token of a request, or the session of a browser, becomes a [`Caller`], or the request ends.
 
 use std::future::{Ready, ready};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
+use ipnet::IpNet;
 
 use crate::domain::caller::Caller;
+use crate::vault::Peer;
 
 use super::Api;
 use super::error::ApiError;
+use super::tls::ClientCertificate;
+
+/// The cookie of a session. The prefix makes browsers insist on TLS, this host and the path `/` (RFC 6265bis, section 4.1.3.2).
+pub(super) const SESSION: &str = "__Host-phivault";
+/// Proxies that are looked past.
+const MAX_HOPS: usize = 16;
 
 impl FromRequest for Caller {
     type Error = ApiError;
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authenticate(request).ok_or_else(ApiError::unauthorized).and_then(|caller| within(request, caller)))
+        ready(authenticate(request).and_then(|caller| within(request, caller)))
     }
 }
 
@@ -29,17 +39,63 @@ fn within(request: &HttpRequest, caller: Caller) -> Result<Caller, ApiError> {
     Ok(caller)
 }
 
-fn authenticate(request: &HttpRequest) -> Option<Caller> {
-    let api = request.app_data::<Data<Api>>()?;
+/// By the token, or, where none is sent, by the session.
+fn authenticate(request: &HttpRequest) -> Result<Caller, ApiError> {
+    let api = request.app_data::<Data<Api>>().ok_or_else(ApiError::unauthorized)?;
+    let from = peer(request, &api.proxies);
+    if request.headers().contains_key(AUTHORIZATION) {
+        return bearer(request).and_then(|it| api.vault.authenticate(it, from)).ok_or_else(ApiError::unauthorized);
+    }
+    let caller = held(request).and_then(|held| api.vault.session(&held, from)).ok_or_else(ApiError::unauthorized)?;
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        check_same_site(request)?;
+    }
+    Ok(caller)
+}
+
+fn bearer(request: &HttpRequest) -> Option<&str> {
     let mut headers = request.headers().get_all(AUTHORIZATION);
     let header = headers.next()?.to_str().ok()?;
     if headers.next().is_some() {
         return None;
     }
     let (scheme, token) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// What the browser holds of a session.
+pub(super) fn held(request: &HttpRequest) -> Option<String> {
+    request.cookie(SESSION).map(|it| it.value().to_owned())
+}
+
+/// A browser sends a cookie wherever its page wants, so what is not only read must come from a page of this server: by
+/// Sec-Fetch-Site, or by Origin where that is not sent. What is no browser sends neither.
+///
+/// # Errors
+/// 403 `cross_site`.
+pub(super) fn check_same_site(request: &HttpRequest) -> Result<(), ApiError> {
+    let header = |name| request.headers().get(name).map(|it| it.to_str().unwrap_or("?"));
+    let is_own = match (header("sec-fetch-site"), header("origin"), header("host")) {
+        (Some(site), ..) => matches!(site, "same-origin" | "none"),
+        (None, Some(origin), Some(host)) => origin.split_once("://").is_some_and(|(_, it)| it == host),
+        (None, Some(_), None) => false,
+        (None, None, _) => true,
+    };
+    let detail = "This came from a page of another site, so it was not done.";
+    if is_own { Ok(()) } else { Err(ApiError::http(StatusCode::FORBIDDEN, "cross_site", detail)) }
+}
+
+/// Where a request comes from. X-Forwarded-For counts only when a proxy that the settings name has connected; then the last address in
+/// it that is not such a proxy's, for anybody can write what stands before. If that does not read, nobody knows.
+pub(super) fn peer(request: &HttpRequest, proxies: &[IpNet]) -> Peer {
+    let certificate = request.conn_data::<ClientCertificate>().map(|it| it.0);
+    let address = request.peer_addr().map(|it| it.ip().to_canonical());
+    let is_proxy = |address: &IpAddr| proxies.iter().any(|net| net.contains(address));
+    let headers: Vec<_> = request.headers().get_all("x-forwarded-for").collect();
+    if headers.is_empty() || !address.as_ref().is_some_and(is_proxy) {
+        return Peer { address, certificate };
     }
-    // The peer of the connection, never a header: anybody can write X-Forwarded-For.
-    api.vault.authenticate(token.trim(), request.peer_addr().map(|it| it.ip()))
+    let hops = headers.iter().rev().flat_map(|it| it.to_str().unwrap_or("?").rsplit(','));
+    let hops = hops.map(|it| it.trim().parse::<IpAddr>().ok().map(|it| it.to_canonical()));
+    Peer { address: hops.take(MAX_HOPS).find(|it| !it.as_ref().is_some_and(is_proxy)).unwrap_or(address), certificate }
 }

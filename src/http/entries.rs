@@ -5,13 +5,12 @@ use std::time::Instant;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::de::{DeserializeSeed, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::action::Action;
+use crate::domain::batch;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::{EntryView, Receipt};
 use crate::domain::issue::Issue;
@@ -45,6 +44,7 @@ pub(super) struct Submitted {
 pub(super) struct SubmitParams {
     /// proof: answer when a signed checkpoint covers the entry (about a second), with the proof. The entry is in and safe all
     /// the same if that takes too long; then the answer carries none.
+    #[param(pattern = "^proof$")]
     wait: Option<String>,
 }
 
@@ -162,8 +162,11 @@ pub(super) async fn batch(
     let is_array = body::media_type(&request) == JSON;
     let partial = params.partial.unwrap_or(false);
     let result = blocking(move || {
-        let lines =
-            if is_array { array(&body, api.limits.batch_lines)? } else { ndjson(&body, api.limits.batch_lines) };
+        let lines = if is_array {
+            batch::array(&body, api.limits.batch_lines)?
+        } else {
+            batch::ndjson(&body, api.limits.batch_lines)
+        };
         check_count(lines.len(), api.limits.batch_lines)?;
         let submissions = lines.iter().map(|(_, text)| one(text, &api.limits));
         let outcomes = api.vault.submit_batch(&caller, submissions, partial);
@@ -262,56 +265,6 @@ pub(super) fn params<T: serde::de::DeserializeOwned>(request: &HttpRequest) -> A
 /// The id in a path. Something that is no UUID names no entry.
 pub(super) fn entry_id(text: &str) -> ApiResult<Uuid> {
     Uuid::try_parse(text).ok().filter(|_| text.len() == 36).ok_or(ApiError::Vault(VaultError::NotFound))
-}
-
-/// The text of one submission of a batch, and its number.
-type Line<'a> = (usize, &'a [u8]);
-
-/// The lines that hold something; at most one more than there may be.
-fn ndjson(body: &[u8], most: usize) -> Vec<Line<'_>> {
-    let lines = (1..).zip(body.split(|byte| *byte == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
-    lines.take(most + 1).collect()
-}
-
-/// The items of a JSON array; at most one more than there may be, so that a body of eight million of them takes no memory.
-fn array(body: &[u8], most: usize) -> ApiResult<Vec<Line<'_>>> {
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let items = Bounded(most + 1).deserialize(&mut reader).and_then(|items| reader.end().map(|()| items));
-    let items = items.map_err(|_| {
-        let detail =
-            "The body is not a JSON array of submissions. For one submission a line send application/x-ndjson.";
-        Issue::new("", "invalid_json", detail)
-    })?;
-    Ok((1..).zip(items).map(|(number, item)| (number, item.get().as_bytes())).collect())
-}
-
-/// Keeps the first so many items of an array, and reads over the rest.
-struct Bounded(usize);
-
-impl<'de> DeserializeSeed<'de> for Bounded {
-    type Value = Vec<&'de RawValue>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Bounded {
-    type Value = Vec<&'de RawValue>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut kept = Vec::new();
-        while kept.len() < self.0 {
-            let Some(item) = items.next_element()? else { return Ok(kept) };
-            kept.push(item);
-        }
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(kept)
-    }
 }
 
 /// One submission of a batch; it is bounded like one that comes alone.

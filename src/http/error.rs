@@ -124,6 +124,16 @@ fn told(error: &VaultError) -> (StatusCode, &'static str, &'static str) {
             "forbidden",
             "The role of this token does not allow this. Ask an administrator for a token of the right role.",
         ),
+        VaultError::LoginFailed => (
+            401,
+            "login_failed",
+            "Name, password or code is wrong, or this name does not log in. A code counts once; wait for the next one.",
+        ),
+        VaultError::LoginWait(_) => (
+            429,
+            "login_wait",
+            "There were too many failures under this name; it is not tried before the time in Retry-After. Who holds its token can use that meanwhile.",
+        ),
         VaultError::NotFound => (404, "not_found", "There is nothing of that id here."),
         VaultError::Invalid(_) => (422, "invalid", "The input is not acceptable."),
         VaultError::Conflict(_) => (
@@ -205,7 +215,7 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(status);
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             let seconds = match self {
-                Self::TooMany(seconds) => *seconds,
+                Self::TooMany(seconds) | Self::Vault(VaultError::LoginWait(seconds)) => *seconds,
                 Self::Vault(VaultError::Full) => RETRY_WHEN_FULL,
                 _ => RETRY_AFTER,
             };

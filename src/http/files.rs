@@ -81,7 +81,7 @@ pub(super) async fn list(api: Data<Api>, caller: Caller) -> ApiResult<HttpRespon
 ///
 /// It is made again from the same entries, to the same bytes. Where values or ids that it showed were disposed of since, it answers 410.
 #[utoipa::path(get, path = "/v1/reports/{id}", tag = "Reports", params(("id" = String, Path, description = "The report's id."), FileParams), responses(
-    (status = 200, description = "The file.", content((String = "application/json"), (String = "text/csv"), (String = "text/html"), (String = "application/pdf"))),
+    (status = 200, description = "The file.", content((serde_json::Value = "application/json"), (String = "text/csv"), (String = "text/html"), (String = "application/pdf"))),
     (status = 400, body = Problem, description = "A parameter is wrong."), (status = 401, body = Problem, description = "The token is not valid."),
     (status = 403, body = Problem, description = "Only officers, auditors and patients may; disclosures and values only officers, patients only their own."), (status = 404, body = Problem, description = "There is no such report."),
     (status = 410, body = Problem, description = "What it showed was disposed of."), (status = 422, body = Problem, description = "The report cannot be made any more."),

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use actix_http::Extensions;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -77,8 +78,12 @@ impl Guarded {
         Self { io, patience, activity: Activity::new(), idle: None, writing: Writing::default() }
     }
 
-    pub(super) fn activity(&self) -> &Rc<Activity> {
-        &self.activity
+    /// What handlers may know of the connection.
+    pub(super) fn describe(&self, data: &mut Extensions) {
+        data.insert(self.activity.clone());
+        if let Some(brought) = self.io.client_certificate() {
+            data.insert(brought);
+        }
     }
 
     /// Whether nothing is being answered and the client has had its time.

@@ -15,6 +15,7 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use actix_web::{App, web};
+use ipnet::IpNet;
 use tokio::sync::{Semaphore, watch};
 
 use crate::vault::Vault;
@@ -31,6 +32,7 @@ mod health;
 mod history;
 mod keys;
 mod ledger;
+mod login;
 mod openapi;
 mod rate;
 mod reports;
@@ -93,12 +95,24 @@ pub struct Api {
     bodies: Arc<Semaphore>,
     metrics: health::Metrics,
     rates: Arc<Rates>,
+    /// Proxies that are believed where a request comes from.
+    proxies: Vec<IpNet>,
 }
 
 impl Api {
     fn body_deadline(&self) -> Duration {
         Duration::from_secs(self.limits.body_seconds)
     }
+}
+
+/// Where the server is reached, and how.
+pub struct Door {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// What ends TLS, if the vault does so itself.
+    pub tls: Option<Tls>,
+    /// Networks of proxies whose X-Forwarded-For is believed.
+    pub proxies: Vec<IpNet>,
 }
 
 /// A bound server that does not answer yet.
@@ -128,14 +142,15 @@ impl Server {
     ///
     /// # Errors
     /// What the system says, such as that the port is taken.
-    pub fn bind(vault: Arc<Vault>, listen: SocketAddr, tls: Option<Tls>, limits: Limits) -> std::io::Result<Self> {
+    pub fn bind(vault: Arc<Vault>, door: Door, limits: Limits) -> std::io::Result<Self> {
+        let Door { listen, tls, proxies } = door;
         let listener = TcpListener::bind(listen)?;
         let address = listener.local_addr()?;
         let (connections, patience) = (limits.connections, limits.patience());
         let bodies = Arc::new(Semaphore::new(limits.bodies_kib));
         let rates = Arc::new(Rates::new(limits.submits_per_second, limits.queries_per_second));
         let over_limit = OverLimit::of(rates.clone());
-        let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default(), rates });
+        let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default(), rates, proxies });
         let (closing, closed) = watch::channel(false);
         // What actix_web::HttpServer does, with a guard around each connection.
         let server = actix_server::Server::build()
@@ -163,7 +178,7 @@ impl Server {
                         let mut closed = closed.clone();
                         async move { drop(closed.wait_for(|it| *it).await) }
                     })
-                    .on_connect_ext(|io: &Guarded, data: &mut Extensions| drop(data.insert(io.activity().clone())))
+                    .on_connect_ext(|io: &Guarded, data: &mut Extensions| io.describe(data))
                     .finish(app);
                 let tls = tls.clone();
                 fn_service(move |io: TcpStream| {

@@ -3,7 +3,8 @@
 use actix_web::web::{ServiceConfig, delete, get, post, resource};
 
 use super::{
-    admin, entries, files, frame, health, history, keys, ledger, openapi, reports, restores, retention, reveal, tokens,
+    admin, entries, files, frame, health, history, keys, ledger, login, openapi, reports, restores, retention, reveal,
+    tokens,
 };
 
 /// Registers every route. A known path with another method answers 405.
@@ -41,6 +42,10 @@ pub(super) fn all(config: &mut ServiceConfig) {
     add("/v1/reasons", "GET", vec![get().to(reports::reasons)]);
     add("/v1/tokens", "GET, POST", vec![get().to(tokens::list), post().to(tokens::create)]);
     add("/v1/tokens/{id}", "DELETE", vec![delete().to(tokens::revoke)]);
+    add("/v1/login", "POST", vec![post().to(login::log_in)]);
+    add("/v1/login/enrol", "POST", vec![post().to(login::enrol)]);
+    add("/v1/logout", "POST", vec![post().to(login::log_out)]);
+    add("/v1/session", "GET", vec![get().to(login::session)]);
     add("/v1/keys", "GET", vec![get().to(keys::list)]);
     add("/v1/keys/rotate", "POST", vec![post().to(keys::rotate)]);
     add("/v1/keys/re-encrypt", "POST, GET", vec![post().to(keys::reencrypt), get().to(keys::reencryption)]);

@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -140,10 +141,22 @@ fn written(files: &TlsFiles) -> Option<[SystemTime; 2]> {
     Some([of(&files.certificate)?, of(&files.key)?])
 }
 
+/// SHA-256 of the certificate that the client of a connection brought, which was verified.
+#[derive(Clone, Copy)]
+pub(super) struct ClientCertificate(pub(super) [u8; 32]);
+
 /// The bytes of a connection, in clear or through TLS.
 pub(super) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    pub(super) fn client_certificate(&self) -> Option<ClientCertificate> {
+        let Self::Tls(stream) = self else { return None };
+        let brought = stream.get_ref().1.peer_certificates()?.first()?;
+        Some(ClientCertificate(Sha256::digest(brought).into()))
+    }
 }
 
 impl AsyncRead for Wire {

@@ -13,6 +13,12 @@ pub enum VaultError {
     /// The caller's role does not allow it.
     #[error("the role of this token does not allow this")]
     Denied,
+    /// The name, the password or the code is wrong, or nobody of the name logs in; all look alike.
+    #[error("name, password or code is wrong")]
+    LoginFailed,
+    /// Too many failures; how many seconds until the next try.
+    #[error("too many failures to log in")]
+    LoginWait(u64),
     /// There is no entry or token of that id.
     #[error("there is nothing of that id here")]
     NotFound,

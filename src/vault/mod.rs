@@ -26,6 +26,7 @@ mod breach;
 mod certificate;
 mod clockwatch;
 mod create;
+mod cursor;
 mod disclosure;
 mod disposal;
 mod error;
@@ -36,7 +37,10 @@ mod hold;
 mod indexing;
 mod keys;
 mod ledger;
+mod login;
 mod open;
+mod peer;
+
 mod record;
 mod rekey;
 mod report;
@@ -49,6 +53,7 @@ mod reviewing;
 mod scrub;
 mod search;
 mod segments;
+mod sessions;
 mod signing;
 mod space;
 mod standing;
@@ -71,6 +76,7 @@ pub use backup::{Manifest, RestoreAsked, back_up, restore, undo_restore};
 pub use breach::{BreachAsked, BreachScope, RevealSeen};
 pub use certificate::Certificate;
 pub use create::{Creation, create};
+pub use cursor::Walk;
 pub use disclosure::{Disclosure, verify_disclosure};
 pub use disposal::{Disposed, PlannedBucket, Redacted, RetentionPlan};
 pub use error::{OpenError, VaultError};
@@ -83,7 +89,9 @@ pub use hold::{Hold, HoldIn, Scope};
 pub use indexing::IndexKeys;
 pub use keys::{KeyList, KeyVersion, Rotated};
 pub use ledger::Signed;
+pub use login::{EnrolIn, Enrolled, LogInIn, SessionView};
 pub use open::{Opening, Restored};
+pub use peer::{Peer, Source};
 pub use rekey::{Destroyed, ReencryptIn, Reencryption, Slots};
 pub use report::AccessAsked;
 pub use reporting::{KeptReport, ReportChecked, ReportIn, check_report};
@@ -94,6 +102,7 @@ pub use restoring::{
 pub use reveal::MAX_REVEAL;
 pub use reviewing::{ReviewIn, Reviewed};
 pub use search::Page;
+pub use sessions::SessionLimits;
 pub use signing::SigningRotated;
 pub use status::{Counters, Readiness};
 pub use steps::AsOf;
@@ -124,6 +133,8 @@ pub struct Settings {
     pub reencrypt_per_second: u64,
     /// Days after which a new data-key version is made by itself; 0: never.
     pub rotate_days: i64,
+    /// How long people stay logged in.
+    pub sessions: SessionLimits,
     /// Bytes of the disk that are kept free for what administrators do; 0: none.
     pub disk_reserve: u64,
     /// How long backups of the keyring and the database are kept, days: until then they can undo what was destroyed.
@@ -148,6 +159,11 @@ pub struct Vault {
     tokens: RwLock<tokens::Tokens>,
     /// Held while a token is made or revoked.
     changing_tokens: Mutex<()>,
+    /// How people log in.
+    logins: Mutex<BTreeMap<String, login::Login>>,
+    sessions: sessions::Sessions,
+    /// Room for passwords being checked.
+    stretching: Semaphore,
     approvals: Mutex<BTreeMap<String, Approval>>,
     /// Reports that are kept.
     reports: Mutex<BTreeMap<String, KeptReport>>,

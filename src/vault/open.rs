@@ -28,10 +28,12 @@ use super::error::OpenError;
 use super::hold::{self, Hold};
 use super::keys::Keys;
 use super::ledger::{Ledger, sign_in_background};
+use super::login::{self, Login};
 use super::reporting::{self, KeptReport};
 use super::restoring::{self, Plan};
 use super::scrub::Scrubber;
 use super::segments::Segments;
+use super::sessions::Sessions;
 use super::signing;
 use super::space::Space;
 use super::standing::{KEYRING_DIGEST, KEYRING_GENERATION, KINDS, LEDGER, PATIENT_IDS, Standing, VERIFIER_KEY};
@@ -50,6 +52,9 @@ const LEDGER_READERS: usize = 2;
 const INTAKE_READERS: usize = 4;
 /// Reports and other long reading at a time; who comes later is told to try again.
 const LONG_READS: usize = 2;
+
+/// Passwords that are checked at a time, 32 MiB each.
+const STRETCHED: usize = 2;
 
 /// What is known of the ledger that a restored vault continues under another name.
 pub struct Restored {
@@ -109,6 +114,7 @@ struct Sound {
     reports: BTreeMap<String, KeptReport>,
     reports_untrusted: bool,
     holds: BTreeMap<String, Hold>,
+    logins: BTreeMap<String, Login>,
     /// Whether a hold's row was altered or removed.
     holds_untrusted: bool,
     /// Entries whose values were altered.
@@ -130,16 +136,7 @@ impl Sound {
         )?);
         let (sealed_to, seal) = trust::newest_seal(&**store, &ledger)?;
         let is_new_ledger = opening.restored.is_some();
-        if seal.fact(PATIENT_IDS) == Some("blind") && !opening.settings.blind_patients {
-            return Err(OpenError::Distrust(
-                "This vault keeps patient ids blind; as it is set now they would be written in clear. Set entries.patient_ids = \"blind\" (for a restore: --blind).".into(),
-            ));
-        }
-        if seal.fact(PATIENT_IDS) == Some("plain") && opening.settings.blind_patients {
-            tracing::warn!(
-                "patient ids are blind from now on; the entries from before keep them in clear on this disk, so it has no safe harbour (45 CFR 164.402)"
-            );
-        }
+        check_patient_ids(seal.fact(PATIENT_IDS), opening.settings.blind_patients)?;
         let successor = if is_new_ledger { None } else { signing::choose(&ledger, &signers, &seal)? };
         let open_keys = if is_new_ledger { Keys::open_newer } else { Keys::open };
         let keys = Arc::new(open_keys(&opening.keys, opening.unlock, &seal)?);
@@ -158,8 +155,10 @@ impl Sound {
         let reports_untrusted = more > 0;
         untrusted += more;
         let (holds, more) = book::load(&rows, hold::KIND, &standing, &keys.ring());
-        counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let holds_untrusted = more > 0;
+        untrusted += more;
+        let (logins, more) = login::load(&rows, &standing, &keys.ring(), &*opening.clock);
+        counters.untrusted_state.store(untrusted + more, Ordering::Relaxed);
         let unsealed = trust::rebuild_unsealed(&**store, sealed_to)?;
         // Nothing here needs the counts yet, but the writer does: a page of theirs that does not read is better told now.
         store.usage()?;
@@ -183,6 +182,7 @@ impl Sound {
             reports,
             reports_untrusted,
             holds,
+            logins,
             holds_untrusted,
             damaged,
             unproven,
@@ -227,6 +227,21 @@ impl Sound {
     }
 }
 
+/// How patient ids rested so far, and how they are to rest from now on.
+fn check_patient_ids(so_far: Option<&str>, blind: bool) -> Result<(), OpenError> {
+    if so_far == Some("blind") && !blind {
+        return Err(OpenError::Distrust(
+            "This vault keeps patient ids blind; as it is set now they would be written in clear. Set entries.patient_ids = \"blind\" (for a restore: --blind).".into(),
+        ));
+    }
+    if so_far == Some("plain") && blind {
+        tracing::warn!(
+            "patient ids are blind from now on; the entries from before keep them in clear on this disk, so it has no safe harbour (45 CFR 164.402)"
+        );
+    }
+    Ok(())
+}
+
 impl Vault {
     /// Opens a vault. Nothing found on disk is believed before it is checked against the ledger and its lock.
     ///
@@ -251,6 +266,7 @@ impl Vault {
             reports,
             reports_untrusted,
             holds,
+            logins,
             holds_untrusted,
             damaged,
             unproven,
@@ -260,6 +276,7 @@ impl Vault {
         let disk_reserve = opening.settings.disk_reserve;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
+            sessions: Sessions::new(opening.settings.sessions),
             settings: opening.settings,
             intake: store.apart(INTAKE_READERS),
             store,
@@ -277,6 +294,8 @@ impl Vault {
             reports: Mutex::new(reports),
             reports_untrusted,
             holds: Mutex::new(holds),
+            logins: Mutex::new(logins),
+            stretching: Semaphore::new(STRETCHED),
             holds_untrusted,
             deciding: Mutex::default(),
             stated: Arc::default(),

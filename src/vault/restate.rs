@@ -1,4 +1,4 @@
-//! The key of state rows (tokens, approvals, holds): a new one, and every row under it, in one commit.
+//! The key of state rows (tokens, approvals, holds, …): a new one, and every row under it, in one commit.
 
 use std::sync::PoisonError;
 
@@ -15,7 +15,7 @@ use super::error::VaultError;
 use super::record::Note;
 use super::standing::{STATE_DIGESTS, digest_of};
 use super::writer::own_meta;
-use super::{Vault, approval, book, hold, reporting, restoring};
+use super::{Vault, approval, book, hold, login, reporting, restoring};
 
 /// Rows that one entry commits to; its metadata must stay under 65,536 bytes.
 const ROWS_AN_ENTRY: usize = 256;
@@ -45,7 +45,7 @@ impl Vault {
         let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let _tokens = self.changing_tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let (holds, approvals, plans) = (self.holds(), self.read_approvals(), self.read_plans());
-        let reports = self.read_reports();
+        let (reports, logins) = (self.read_reports(), self.logins());
         let change = self.changing_keys();
         let now = self.clock.now();
         let kept_since = now.plus_seconds(-self.settings.keyring_backup_days * 86_400);
@@ -55,6 +55,7 @@ impl Vault {
         rows.extend(plans.iter().map(|(id, it)| book::row(&after, restoring::KIND, id, it)));
         rows.extend(reports.iter().map(|(id, it)| book::row(&after, reporting::KIND, id, it)));
         rows.extend(holds.iter().map(|(id, it)| book::row(&after, hold::KIND, id, it)));
+        rows.extend(logins.iter().map(|(id, it)| book::row(&after, login::KIND, id, it)));
         let count = rows.len();
         let mut note = Note::new(caller, Action::KEY_STATE, reason);
         note.facts.push(("rows".into(), count.to_string()));

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::crypto::{label, mac, seal};
+use crate::crypto::seal;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::entry::{EntryView, Place};
@@ -14,6 +14,7 @@ use crate::store::{Order, Row};
 
 use super::Vault;
 use super::blinding::unblind;
+use super::cursor::Walk;
 use super::error::VaultError;
 use super::record::{Note, searching};
 use super::writer::find_id;
@@ -24,8 +25,6 @@ const MAX_LOOKED_AT: usize = 200_000;
 const FETCH: usize = 1_024;
 /// Rows held in memory at a time.
 pub(super) const ROWS: usize = 32;
-/// Version, order, position, bound, id of the recording entry, tag.
-const CURSOR_BYTES: usize = 1 + 1 + 8 + 8 + 16 + 32;
 
 /// One page.
 pub struct Page {
@@ -33,17 +32,6 @@ pub struct Page {
     pub entries: Vec<EntryView>,
     /// Where to go on.
     pub next: Option<String>,
-}
-
-/// Where a walk stands.
-#[derive(Clone, Copy)]
-struct Walk {
-    /// The next position to look at.
-    position: u64,
-    /// Entries at or beyond this came after the first page and are not part of the answer.
-    bound: u64,
-    /// The entry that recorded the query.
-    recorded: Uuid,
 }
 
 impl Vault {
@@ -153,35 +141,14 @@ impl Vault {
     }
 
     fn write_cursor(&self, caller: &Caller, query: &Query, walk: Walk) -> String {
-        let mut bytes = Vec::with_capacity(CURSOR_BYTES);
-        bytes.extend_from_slice(&[1, u8::from(query.oldest_first)]);
-        bytes.extend_from_slice(&walk.position.to_be_bytes());
-        bytes.extend_from_slice(&walk.bound.to_be_bytes());
-        bytes.extend_from_slice(walk.recorded.as_bytes());
-        let tag = self.cursor_tag(caller, query, &bytes);
-        bytes.extend_from_slice(&tag);
-        hex::encode(bytes)
+        let (token, filter) = (caller.token_id.as_bytes(), query.filter.canonical());
+        walk.encode(self.keys.ring().cursor_key(), query.oldest_first, &[token, &filter])
     }
 
-    /// A cursor is bound to its token, filter and order; anything else is refused.
     fn read_cursor(&self, caller: &Caller, query: &Query, text: &str) -> Result<Walk, VaultError> {
-        let bytes = hex::decode(text).ok().filter(|it| it.len() == CURSOR_BYTES).ok_or(VaultError::BadCursor)?;
-        let (body, tag) = bytes.split_at(CURSOR_BYTES - 32);
-        let parts: [&[u8]; 3] = [caller.token_id.as_bytes(), &query.filter.canonical(), body];
-        if !mac::verify(self.keys.ring().cursor_key(), label::CURSOR, &parts, tag)
-            || body[1] != u8::from(query.oldest_first)
-        {
-            return Err(VaultError::BadCursor);
-        }
-        let number =
-            |at: usize| u64::from_be_bytes(body[at..at + 8].try_into().expect("eight bytes of a checked cursor"));
-        let recorded = Uuid::from_slice(&body[18..34]).map_err(|_| VaultError::BadCursor)?;
-        Ok(Walk { position: number(2), bound: number(10), recorded })
-    }
-
-    fn cursor_tag(&self, caller: &Caller, query: &Query, body: &[u8]) -> [u8; 32] {
-        let parts: [&[u8]; 3] = [caller.token_id.as_bytes(), &query.filter.canonical(), body];
-        mac::tag(self.keys.ring().cursor_key(), label::CURSOR, &parts)
+        let (token, filter) = (caller.token_id.as_bytes(), query.filter.canonical());
+        let walk = Walk::decode(text, self.keys.ring().cursor_key(), query.oldest_first, &[token, &filter]);
+        walk.ok_or(VaultError::BadCursor)
     }
 
     /// Rows one after the other, a few in memory at a time: a single row may hold a mebibyte.

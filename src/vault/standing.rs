@@ -29,7 +29,7 @@ pub(super) const STATE_DIGESTS: &str = "state_digest/";
 pub(super) const STATE_ROOT: &str = "state_root";
 
 /// The kinds of state rows.
-pub(super) const KINDS: [&str; 5] = ["token", "approval", "hold", "restore", "report"];
+pub(super) const KINDS: [&str; 6] = ["token", "approval", "hold", "restore", "report", "login"];
 
 /// What stands.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]

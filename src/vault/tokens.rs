@@ -1,10 +1,8 @@
 //! Tokens: who may call. Rows of state, each authenticated under the state key and tied to the entry that made it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::PoisonError;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,6 +23,7 @@ use super::Vault;
 use super::approval::{Asked, Done, Operation, refused};
 use super::book;
 use super::error::VaultError;
+use super::peer::{Peer, Source};
 use super::record::{CheckedReason, Note, default_reason};
 use super::standing::{STATE_DIGEST, Standing, digest_of};
 
@@ -55,7 +54,7 @@ pub struct TokenView {
     /// When it was revoked.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
-    /// The networks it may be used from; empty: any.
+    /// The networks it may be used from, and the client certificates it must come with; empty: any.
     pub allowed_sources: Vec<String>,
     /// The patient of a patient's token; not shown to administrators.
     #[serde(skip)]
@@ -81,7 +80,8 @@ pub struct TokenIn {
     pub patient: Option<String>,
     /// When it ends (RFC 3339).
     pub expires_at: Option<String>,
-    /// Networks it may be used from, such as 10.1.0.0/16.
+    /// Networks it may be used from, such as 10.1.0.0/16, and client certificates it must come with: `cert:` and the SHA-256 of the
+    /// certificate in hex (RFC 8705, section 3.1).
     pub allowed_sources: Option<Vec<String>>,
     /// SHA-256 of a token that whoever it is for has made (`phivault token generate`), hex. Needed for a further administrator;
     /// made by the vault, and shown once, if absent.
@@ -147,23 +147,23 @@ impl Tokens {
 
 impl Vault {
     /// Who a token belongs to, if it is known, not revoked, not expired and used from where it may be.
-    pub fn authenticate(&self, token: &str, from: Option<IpAddr>) -> Option<Caller> {
+    pub fn authenticate(&self, token: &str, from: Peer) -> Option<Caller> {
         let token = PlainToken::parse(token)?;
         let tokens = self.read_tokens();
-        let found = tokens.by_hash.get(&token.hashed())?;
+        self.caller_by(tokens.by_hash.get(&token.hashed())?, Some(from))
+    }
+
+    /// Who a token of that id belongs to, if it holds now; and from there, if that is known.
+    pub(super) fn caller_of(&self, id: &str, from: Option<Peer>) -> Option<Caller> {
+        let tokens = self.read_tokens();
+        self.caller_by(tokens.by_hash.values().find(|it| it.view.id == id)?, from)
+    }
+
+    fn caller_by(&self, found: &TokenRow, from: Option<Peer>) -> Option<Caller> {
         let view = &found.view;
-        let now = self.clock.now();
-        let placed = view.allowed_sources.is_empty()
-            || from.is_some_and(|from| {
-                view.allowed_sources
-                    .iter()
-                    .any(|net| net.parse::<IpNet>().is_ok_and(|net| net.contains(&from.to_canonical())))
-            });
-        (view.is_valid(now) && placed).then(|| Caller {
-            token_id: view.id.clone(),
-            label: view.label.clone(),
-            role: view.role,
-        })
+        let is_placed = from.is_none_or(|from| from.is_among(&view.allowed_sources));
+        let caller = || Caller { token_id: view.id.clone(), label: view.label.clone(), role: view.role };
+        (view.is_valid(self.clock.now()) && is_placed).then(caller)
     }
 
     /// All tokens without their secrets, by time of creation. Recorded.
@@ -317,6 +317,7 @@ impl Vault {
         }
         row.view.revoked_at = Some(self.clock.now());
         self.record_token(Note::new(caller, Action::TOKEN_REVOKE, reason), &row)?;
+        self.sessions.end_all_of(id);
         self.put_token(row);
         Ok(())
     }
@@ -420,13 +421,12 @@ pub(super) fn check(
     }
     let mut allowed_sources = Vec::new();
     for (n, source) in sources.iter().take(MAX_SOURCES).enumerate() {
-        let net = source.parse::<IpNet>().or_else(|_| source.parse::<IpAddr>().map(IpNet::from));
-        match net {
-            Ok(net) => allowed_sources.push(net.to_string()),
-            Err(_) => issues.add(
+        match Source::parse(source) {
+            Some(source) => allowed_sources.push(source.to_string()),
+            None => issues.add(
                 format!("/allowed_sources/{n}"),
                 "network_invalid",
-                "A source is an address or a network such as 10.1.0.0/16.",
+                "A source is an address, a network such as 10.1.0.0/16, or cert: and the SHA-256 of a client certificate.",
             ),
         }
     }

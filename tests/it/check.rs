@@ -203,7 +203,9 @@ fn check_index(dir: &Path, entries: &[Stored]) {
 fn check_state(dir: &Path, entries: &[Stored]) {
     let reader = SqliteStore::reader(&dir.join("data/vault.db")).unwrap();
     let mut all: Vec<Vec<u8>> = Vec::new();
-    for row in ["approval", "hold", "report", "restore", "token"].iter().flat_map(|kind| reader.state(kind).unwrap()) {
+    for row in
+        ["approval", "hold", "login", "report", "restore", "token"].iter().flat_map(|kind| reader.state(kind).unwrap())
+    {
         let parts: [&[u8]; 4] = [row.kind.as_bytes(), row.id.as_bytes(), &row.body, &row.tag];
         let digest = hex::encode(mac::digest(label::STATE_DIGEST, &parts));
         let among_many = format!("state_digest/{}/{}", row.kind, row.id);

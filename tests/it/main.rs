@@ -13,6 +13,7 @@ mod chance;
 mod check;
 mod cli;
 mod clock;
+mod corpus;
 mod crowd;
 mod damage;
 mod deploy;
@@ -25,6 +26,7 @@ mod ingest;
 mod keys;
 mod kill;
 mod ledger;
+mod login;
 mod memory;
 mod permissions;
 #[cfg(feature = "pkcs11")]

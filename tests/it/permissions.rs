@@ -66,6 +66,10 @@ GET    /v1/reasons               | 200 200 200 200 200 401 401 401 401 401 401 |
 GET    /v1/tokens                | 403 403 403 200 403 401 401 401 401 401 401 | token_list
 POST   /v1/tokens                | 403 403 403 201 403 401 401 401 401 401 401 | token_create
 DELETE /v1/tokens/{id}           | 403 403 403 404 403 401 401 401 401 401 401 | token_revoke
+POST   /v1/login                 | 422 422 422 422 422 422 422 422 422 422 422 |
+POST   /v1/login/enrol           | 403 201 201 201 403 401 401 401 401 401 401 | login_enrol
+POST   /v1/logout                | 401 401 401 401 401 401 401 401 401 401 401 |
+GET    /v1/session               | 401 401 401 401 401 401 401 401 401 401 401 |
 GET    /v1/keys                  | 403 403 200 200 403 401 401 401 401 401 401 | key_list
 POST   /v1/keys/rotate           | 403 403 403 200 403 401 401 401 401 401 401 | key_rotate
 POST   /v1/keys/rotate-index     | 403 403 403 200 403 401 401 401 401 401 401 | key_index
@@ -143,6 +147,8 @@ impl Route {
             ("POST", "/v1/holds") => {
                 json!({"name": "case 7", "authority": "court", "scope": {"actor": "dr_smith"}, "reason": reason})
             }
+            ("POST", "/v1/login") => json!({"name": 1}),
+            ("POST", "/v1/login/enrol") => json!({"password": "a few words will do"}),
             ("POST", "/v1/tokens") => json!({"role": "auditor", "label": "made"}),
             ("POST", "/v1/records/{type}/{id}/restore") => json!({"sequence": 1, "reason": reason}),
             ("POST", "/v1/restores/{id}/confirm") => json!({}),

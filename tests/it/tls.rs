@@ -8,6 +8,10 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::{Certificate, Client, Identity};
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::app::{App, entry};
 
@@ -119,6 +123,85 @@ async fn with_client_authorities_only_their_clients_are_let_in() {
     assert!(!healthy(&app, &client(&servers, None)).await);
     assert!(!healthy(&app, &client(&servers, Some(&theirs))).await);
     app.stop();
+}
+
+/// Sends as that client with a token.
+async fn reasons(app: &App, client: &Client, token: &str) -> u16 {
+    client.get(format!("{}/v1/reasons", app.url())).bearer_auth(token).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_client_certificate_is_nobody_s_without_it() {
+    let mut app = App::spawn().await;
+    let (servers, clients) = (authority(), authority());
+    let (ours, other) = (certified(&clients, "ehr"), certified(&clients, "lab"));
+    let der = CertificateDer::from_pem_slice(ours.0.as_bytes()).unwrap();
+    let source = format!("cert:{}", hex::encode(Sha256::digest(&der)).to_uppercase());
+    let asked = json!({"role": "submitter", "label": "ehr", "allowed_sources": [source]});
+    let made = app.admin().post("/v1/tokens", &asked).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(made.json()["allowed_sources"], json!([source.to_lowercase()]));
+    let token = made.json()["token"].as_str().unwrap().to_owned();
+    assert_eq!(app.with_token(&token).get("/v1/reasons").await.status, 401, "no certificate in clear");
+    app.stop();
+    let dir = app.dir().to_owned();
+    let (certificate, key) = certified(&servers, "127.0.0.1");
+    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &put(&dir, "tls.pem", &certificate));
+    app.set("PHIVAULT_SERVER__TLS_KEY", &put(&dir, "tls.key", &key));
+    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&dir, "clients.pem", &clients.pem()));
+    app.start();
+    assert_eq!(reasons(&app, &client(&servers, Some(&ours)), &token).await, 200);
+    assert_eq!(reasons(&app, &client(&servers, Some(&other)), &token).await, 401, "another node of the same authority");
+    assert_eq!(
+        reasons(&app, &client(&servers, Some(&other)), &app.submitter().token).await,
+        200,
+        "a token bound to none"
+    );
+    app.stop();
+}
+
+#[tokio::test]
+async fn only_a_trusted_proxy_says_where_a_request_comes_from() {
+    let mut app = App::spawn().await;
+    let asked = |sources: &[&str]| json!({"role": "auditor", "label": sources.join(" "), "allowed_sources": sources});
+    let mut tokens = Vec::new();
+    for sources in [&["10.9.0.0/16"], &["127.0.0.1"]] {
+        let made = app.admin().post("/v1/tokens", &asked(sources)).await;
+        tokens.push(made.json()["token"].as_str().unwrap().to_owned());
+    }
+    let status = async |app: &App, token: &str, forwarded: &[&str]| {
+        let client = app.with_token(token);
+        let request = forwarded.iter().fold(client.request(reqwest::Method::GET, "/v1/reasons"), |it, header| {
+            it.header("x-forwarded-for", *header)
+        });
+        client.send(request).await.status
+    };
+    // Nobody is trusted: the header counts for nothing.
+    assert_eq!(status(&app, &tokens[0], &["10.9.1.1"]).await, 401);
+    assert_eq!(status(&app, &tokens[1], &["10.9.1.1"]).await, 200);
+    app.stop();
+    let settings = app.dir().join("phivault.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, format!("{text}\n[server]\ntrusted_proxies = [\"127.0.0.1\", \"192.0.2.0/24\"]\n")).unwrap();
+    app.start();
+    let (far, near) = (&tokens[0], &tokens[1]);
+    for (forwarded, expected) in [
+        (&["10.9.1.1"][..], (200, 401)),
+        // What a client wrote itself stands before what the proxy adds.
+        (&["127.0.0.1, 10.9.1.1"], (200, 401)),
+        (&["10.9.1.1, 203.0.113.5"], (401, 401)),
+        (&["10.9.1.1", "203.0.113.5"], (401, 401)),
+        // A second proxy in front of the first.
+        (&["10.9.1.1, 192.0.2.9"], (200, 401)),
+        (&["10.9.1.1, nonsense"], (401, 401)),
+        (&[""], (401, 401)),
+        // Straight from this machine, past the proxy.
+        (&[], (401, 200)),
+    ] {
+        let found = (status(&app, far, forwarded).await, status(&app, near, forwarded).await);
+        assert_eq!(found, expected, "{forwarded:?}");
+    }
+    app.finish();
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ pub(super) fn strays(connection: &Connection, size: u64) -> Result<Vec<&'static 
         ),
         (
             "a state row of an unknown kind or with a tag of the wrong length",
-            "SELECT count(*) FROM state NOT INDEXED WHERE kind NOT IN ('token', 'approval', 'hold', 'restore', 'report') OR length(tag) <> 32 OR ?1 < 0",
+            "SELECT count(*) FROM state NOT INDEXED WHERE kind NOT IN ('token', 'approval', 'hold', 'restore', 'report', 'login') OR length(tag) <> 32 OR ?1 < 0",
             0,
         ),
     ] {

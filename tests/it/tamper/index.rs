@@ -247,7 +247,7 @@ fn a_revoked_token_stays_revoked_although_its_revocation_is_hidden_from_the_inde
     };
     let refused = |what: &str| {
         let vault = open().unwrap();
-        assert!(vault.authenticate(token, None).is_none(), "{what}");
+        assert!(vault.authenticate(token, Default::default()).is_none(), "{what}");
         let status = vault.readiness().status;
         vault.stop().unwrap();
         drop(vault);

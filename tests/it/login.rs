@@ -1,0 +1,240 @@
+//! People who log in: what a session may, when it ends, what is recorded, and every way in that must not be one.
+
+use std::time::Duration;
+
+use phivault::crypto::totp::TotpSecret;
+use phivault::domain::caller::Role;
+use serde_json::{Value, json};
+
+use crate::app::{Answer, App, entry, http};
+use crate::check::entries;
+
+const PASSWORD: &str = "vier worte sind genug";
+
+/// Somebody who has enrolled.
+struct Person {
+    name: String,
+    secret: TotpSecret,
+    /// The step of the code that was used last: each counts once.
+    step: i64,
+}
+
+impl Person {
+    async fn enrol(app: &App, token: &str) -> Self {
+        let answer = app.with_token(token).post("/v1/login/enrol", &json!({"password": PASSWORD})).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let shown = answer.json();
+        let secret = TotpSecret::parse(shown["secret"].as_str().unwrap()).unwrap();
+        assert!(shown["uri"].as_str().unwrap().starts_with("otpauth://totp/phivault:"), "{shown}");
+        let step = TotpSecret::step_at(chrono::Utc::now().timestamp()) - 2;
+        Self { name: shown["name"].as_str().unwrap().to_owned(), secret, step }
+    }
+
+    /// A code that was not used before: the vault takes those of three steps, so that a test need not wait.
+    fn code(&mut self) -> String {
+        self.step += 1;
+        self.secret.code(self.step)
+    }
+
+    fn credentials(&mut self) -> Value {
+        json!({"name": self.name, "password": PASSWORD, "code": self.code()})
+    }
+
+    async fn log_in(&mut self, app: &App) -> String {
+        let credentials = self.credentials();
+        let answer = log_in(app, &credentials).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        cookie(&answer)
+    }
+}
+
+async fn log_in(app: &App, credentials: &Value) -> Answer {
+    send(http().post(format!("{}/v1/login", app.url())).json(credentials)).await
+}
+
+async fn send(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Answer { status, headers, text: response.text().await.unwrap() }
+}
+
+/// What a browser would send back.
+fn cookie(answer: &Answer) -> String {
+    let set = answer.headers["set-cookie"].to_str().unwrap();
+    for part in ["__Host-phivault=phv_", "; Secure", "; HttpOnly", "; SameSite=Strict", "; Path=/"] {
+        assert!(set.contains(part), "{part}: {set}");
+    }
+    assert!(!set.contains("Domain"), "{set}");
+    set.split(';').next().unwrap().to_owned()
+}
+
+async fn get(app: &App, path: &str, cookie: &str) -> Answer {
+    send(http().get(format!("{}{path}", app.url())).header("cookie", cookie)).await
+}
+
+fn actions(app: &App) -> Vec<(String, String, String)> {
+    let rows = entries(app.dir());
+    let rows = rows.iter().filter(|it| it.meta.action.name().starts_with("log"));
+    rows.map(|it| (it.meta.action.name().into(), it.meta.outcome.name().into(), it.meta.actor.id.clone())).collect()
+}
+
+#[tokio::test]
+async fn a_session_does_what_the_token_does_and_ends_with_it() {
+    let app = App::spawn().await;
+    let id = app.submitter().submit(&entry()).await["id"].clone();
+    let token = app.make_token(Role::Officer, "ada").await;
+    let mut ada = Person::enrol(&app, &token).await;
+    let held = ada.log_in(&app).await;
+    let seen = get(&app, "/v1/session", &held).await.json();
+    assert_eq!((&seen["name"], &seen["role"], &seen["idle_seconds"]), (&json!("ada"), &json!("officer"), &json!(900)));
+    assert_eq!(get(&app, "/v1/entries", &held).await.status, 200);
+    assert_eq!(get(&app, "/v1/tokens", &held).await.status, 403, "an officer is no administrator, logged in or not");
+    let reveal = || http().post(format!("{}/v1/entries/{}/reveal", app.url(), id.as_str().unwrap()));
+    let reveal = || reveal().header("cookie", &held).json(&json!({"reason": {"code": "HCOMPL"}}));
+    assert_eq!(send(reveal()).await.status, 200);
+    // From a page of another site nothing is done.
+    for (name, value) in
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site"), ("origin", "https://evil.example")]
+    {
+        let answer = send(reveal().header(name, value)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "cross_site"), "{name}: {value}");
+    }
+    assert_eq!(send(reveal().header("sec-fetch-site", "same-origin")).await.status, 200);
+    // A session alone cannot change how its person logs in.
+    let enrol = http().post(format!("{}/v1/login/enrol", app.url())).header("cookie", &held);
+    assert_eq!(send(enrol.json(&json!({"password": PASSWORD}))).await.code(), "token_needed");
+    // Logging in again ends the session this browser had.
+    let again = http().post(format!("{}/v1/login", app.url())).header("cookie", &held).json(&ada.credentials());
+    let second = cookie(&send(again).await);
+    assert_eq!(
+        (get(&app, "/v1/session", &held).await.status, get(&app, "/v1/session", &second).await.status),
+        (401, 200)
+    );
+    let out = send(http().post(format!("{}/v1/logout", app.url())).header("cookie", &second)).await;
+    assert_eq!(out.status, 204, "{out:?}");
+    assert!(out.headers["set-cookie"].to_str().unwrap().contains("Max-Age=0"), "{out:?}");
+    assert_eq!(get(&app, "/v1/session", &second).await.status, 401);
+    let third = ada.log_in(&app).await;
+    let listed = app.admin().get("/v1/tokens").await.json();
+    let ada_token = listed["tokens"].as_array().unwrap().iter().find(|it| it["label"] == "ada").unwrap()["id"].clone();
+    assert_eq!(app.admin().delete(&format!("/v1/tokens/{}", ada_token.as_str().unwrap())).await.status, 204);
+    assert_eq!(get(&app, "/v1/session", &third).await.status, 401, "revoked is revoked at once");
+    assert_eq!(
+        log_in(&app, &json!({"name": "ada", "password": PASSWORD, "code": "000000"})).await.code(),
+        "login_failed"
+    );
+    let made: Vec<_> = actions(&app).into_iter().map(|(action, outcome, _)| format!("{action} {outcome}")).collect();
+    let expected = [
+        "login_enrol success",
+        "login success",
+        "login success",
+        "logout success",
+        "logout success",
+        "login success",
+        "login_failed denied",
+    ];
+    assert_eq!(made, expected);
+    app.finish();
+}
+
+#[tokio::test]
+async fn whoever_cannot_log_in_learns_nothing_and_waits_ever_longer() {
+    let mut app = App::spawn().await;
+    let token = app.make_token(Role::Auditor, "grace").await;
+    let mut grace = Person::enrol(&app, &token).await;
+    let good = grace.credentials();
+    let wrong = |field: &str, value: &str| {
+        let mut credentials = good.clone();
+        credentials[field] = json!(value);
+        credentials
+    };
+    let mut answers = Vec::new();
+    for credentials in
+        [wrong("password", "vier worte sind genuh"), wrong("name", "nobody"), wrong("code", "000000"), json!({})]
+    {
+        let answer = log_in(&app, &credentials).await;
+        let mut body = answer.json();
+        body["request_id"] = Value::Null;
+        answers.push((answer.status, body));
+    }
+    assert_eq!(answers[0].0, 401);
+    assert!(answers.iter().all(|it| *it == answers[0]), "{answers:#?}");
+    assert_eq!(log_in(&app, &good).await.status, 200);
+    assert_eq!(log_in(&app, &good).await.code(), "login_failed", "a code counts once");
+    // The name waits after five failures, whether anybody has it or not, with the right password too.
+    for name in ["grace", "nobody"] {
+        let mut last = log_in(&app, &wrong("name", name)).await;
+        let mut tries = 1;
+        while last.status == 401 {
+            last = log_in(&app, &wrong("name", name)).await;
+            tries += 1;
+        }
+        assert_eq!((last.status, last.code().as_str()), (429, "login_wait"), "{last:?}");
+        assert!(tries <= 6, "{name}: {tries}");
+        assert!((25..=30).contains(&last.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap()));
+    }
+    let credentials = grace.credentials();
+    assert_eq!(log_in(&app, &credentials).await.status, 429);
+    assert_eq!(app.with_token(&token).get("/v1/entries").await.status, 200, "the token itself works meanwhile");
+    for (password, code) in [("short", "password_weak"), ("my name is grace", "password_weak")] {
+        assert_eq!(app.with_token(&token).post("/v1/login/enrol", &json!({"password": password})).await.code(), code);
+    }
+    app.stop();
+    let failed: Vec<_> = actions(&app).into_iter().filter(|it| it.0 == "login_failed").map(|it| it.2).collect();
+    assert!(failed.contains(&"grace".to_owned()) && failed.contains(&"phivault".to_owned()), "{failed:?}");
+    for file in ["data/vault.db", "data/vault.db-wal", "server.log"] {
+        let bytes = std::fs::read(app.dir().join(file)).unwrap_or_default();
+        for secret in [PASSWORD, grace.secret.text().as_str(), "nobody"] {
+            let found = bytes.windows(secret.len()).any(|it| it == secret.as_bytes());
+            assert!(!found, "{secret} stands in {file}");
+        }
+    }
+    app.start();
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_session_ends_when_nobody_uses_it_and_at_a_restart_while_the_login_stays() {
+    let mut app = App::spawn().await;
+    app.stop();
+    app.set("PHIVAULT_SESSIONS__IDLE_SECONDS", "1");
+    app.start();
+    let token = app.make_token(Role::Admin, "root").await;
+    let mut root = Person::enrol(&app, &token).await;
+    let held = root.log_in(&app).await;
+    assert_eq!(get(&app, "/v1/tokens", &held).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(get(&app, "/v1/tokens", &held).await.status, 401);
+    let held = root.log_in(&app).await;
+    // A new state key and a restart leave the login as it is.
+    let rotated = app.admin().post("/v1/keys/rotate-state", &json!({"reason": {"code": "HSYSADMIN"}})).await;
+    assert_eq!(rotated.status, 200, "{rotated:?}");
+    app.stop();
+    app.start();
+    assert_eq!(get(&app, "/v1/tokens", &held).await.status, 401, "a restart ends sessions");
+    // A code of before the start does not count after it, so a stolen one is of no use.
+    let old = root.secret.code(TotpSecret::step_at(chrono::Utc::now().timestamp()) - 1);
+    assert_eq!(log_in(&app, &json!({"name": "root", "password": PASSWORD, "code": old})).await.status, 401);
+    let next = root.secret.code(TotpSecret::step_at(chrono::Utc::now().timestamp()) + 1);
+    let answer = log_in(&app, &json!({"name": "root", "password": PASSWORD, "code": next})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    app.finish();
+}
+
+#[tokio::test]
+async fn a_login_row_that_somebody_changed_in_the_database_is_no_login() {
+    let mut app = App::spawn().await;
+    let token = app.make_token(Role::Officer, "ada").await;
+    let mut ada = Person::enrol(&app, &token).await;
+    app.stop();
+    crate::tamper::edits::settle(app.dir());
+    crate::tamper::edits::edit(app.dir(), |db| {
+        assert_eq!(db.execute("UPDATE state SET tag = randomblob(32) WHERE kind = 'login'", []).unwrap(), 1);
+    });
+    let (code, report) = app.verify();
+    assert_ne!(code, 0, "{report:#}");
+    app.start();
+    let credentials = ada.credentials();
+    assert_eq!(log_in(&app, &credentials).await.code(), "login_failed");
+    app.stop();
+}
