@@ -193,6 +193,11 @@ impl App {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// The id of the server's process.
+    pub fn process(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
+    }
+
     /// The server, for who ends it otherwise.
     pub fn take_server(&mut self) -> Option<std::process::Child> {
         self.server.take()
