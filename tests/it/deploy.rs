@@ -22,16 +22,35 @@ async fn every_figure_that_an_alert_looks_at_is_among_the_metrics() {
     let there: BTreeSet<&str> =
         metrics.lines().filter(|it| !it.starts_with('#')).filter_map(|it| it.split([' ', '{']).next()).collect();
     let alerts = read("alerts.yml");
-    let asked: BTreeSet<&str> = alerts
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|it| it.starts_with("phivault_"))
-        .collect();
-    assert!(asked.len() > 8, "{asked:?}");
-    let unknown: Vec<_> = asked.difference(&there).collect();
-    assert!(unknown.is_empty(), "{unknown:?} of {there:?}");
+    for text in [&alerts, &read("grafana.json")] {
+        let asked: BTreeSet<&str> = text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|it| it.starts_with("phivault_"))
+            .collect();
+        assert!(asked.len() > 8, "{asked:?}");
+        let unknown: Vec<_> = asked.difference(&there).collect();
+        assert!(unknown.is_empty(), "{unknown:?} of {there:?}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&read("grafana.json")).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 10);
     let rules = alerts.matches("- alert:").count();
     assert_eq!((alerts.matches("what_to_do:").count(), alerts.matches("severity:").count()), (rules, rules));
     app.finish();
+}
+
+#[test]
+fn each_alert_fires_when_it_must_and_not_otherwise() {
+    let Ok(found) = Command::new("promtool").arg("--version").output() else {
+        return eprintln!("SKIPPED: promtool (Debian package prometheus) is not here; it tries the alerts");
+    };
+    assert!(found.status.success());
+    let tried =
+        Command::new("promtool").args(["test", "rules", "alerts_test.yml"]).current_dir(folder()).output().unwrap();
+    assert!(tried.status.success(), "{}", text(&tried));
+    let (rules, tests) = (read("alerts.yml"), read("alerts_test.yml"));
+    for name in rules.lines().filter_map(|it| it.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("alertname: {name}")), "{name} is not tried");
+    }
 }
 
 #[test]
@@ -51,12 +70,14 @@ fn the_units_call_commands_that_exist_and_systemd_has_nothing_against_them() {
         return eprintln!("SKIPPED: systemd-analyze is not here; it rates the hardening of deploy/phivault.service");
     };
     assert!(found.status.success());
-    let rated = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--threshold=20", "--no-pager"])
-        .arg(folder().join("phivault.service"))
-        .output()
-        .unwrap();
-    assert!(rated.status.success(), "its exposure is above 2.0: {}", text(&rated));
+    for unit in ["phivault.service", "phivault-backup.service"] {
+        let rated = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold=20", "--no-pager"])
+            .arg(folder().join(unit))
+            .output()
+            .unwrap();
+        assert!(rated.status.success(), "the exposure of {unit} is above 2.0: {}", text(&rated));
+    }
 }
 
 #[test]

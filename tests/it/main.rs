@@ -33,6 +33,7 @@ mod permissions;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod power;
+mod proxy;
 mod rate;
 mod reports;
 mod restores;
