@@ -34,8 +34,11 @@ use phivault::vault::Walk;
 use sha2::Sha256;
 use uuid::Uuid;
 
+/// Takes whatever bytes come; panics when what must hold does not.
+type Target = fn(&[u8]);
+
 /// Every target by name.
-pub const ALL: [(&str, fn(&[u8])); 17] = [
+pub const ALL: [(&str, Target); 17] = [
     ("submission", submission),
     ("batch", batch_lines),
     ("query", query),
@@ -205,7 +208,7 @@ fn merkle(data: &[u8]) {
         let told = if edit & 8 == 0 { before } else { tree(u64::from(size_told) % size + 1) };
         let bytes = changed(whole.prove_consistency((size - old) as usize).as_bytes().to_vec());
         let (small, large) = (root_of(&told), root_of(&whole));
-        let told_size = told.len() as u64;
+        let told_size = told.len();
         if told_size < size {
             let ours = verify_consistency(told_size, &small, size, &large, &hashes(&bytes)).is_ok();
             let theirs = ConsistencyProof::<Sha256>::try_from_bytes(bytes)

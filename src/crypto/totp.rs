@@ -43,7 +43,7 @@ impl TotpSecret {
     pub fn accept(&self, code: &str, now: i64, used: i64) -> Option<i64> {
         let near = Self::step_at(now) - DRIFT..=Self::step_at(now) + DRIFT;
         let matching = near.filter(|step| bool::from(self.code(*step).as_bytes().ct_eq(code.as_bytes())));
-        matching.filter(|step| *step > used).last()
+        matching.filter(|step| *step > used).next_back()
     }
 
     /// The code of a step.

@@ -65,6 +65,7 @@ async fn no_power_cut_loses_what_was_acknowledged() {
     let cuts = number("PHIVAULT_TEST_POWER_CUTS", 1_000);
     let seed = number("PHIVAULT_TEST_SEED", 20_261_129);
     println!("{cuts} power cuts, seed {seed} (PHIVAULT_TEST_POWER_CUTS, PHIVAULT_TEST_SEED)");
+    let (mut lost_by_normal, mut entries) = ((0, 0), 0);
     for begun in (0..cuts).step_by(CUTS_A_LIFE as usize) {
         let cuts = CUTS_A_LIFE.min(cuts - begun);
         let mut app = App::spawn().await;
@@ -78,8 +79,14 @@ async fn no_power_cut_loses_what_was_acknowledged() {
         println!("with synchronous=NORMAL: {normal:?}");
         assert!(normal.lost * 2 > normal.cuts, "the harness does not see the loss it must see: {normal:?}");
         assert_eq!(normal.broken, 0, "NORMAL loses, and breaks nothing: {normal:?}");
+        lost_by_normal = (lost_by_normal.0 + normal.lost, lost_by_normal.1 + normal.cuts);
+        entries += life.told.len();
         app.finish();
     }
+    let (lost, of) = lost_by_normal;
+    println!(
+        "in all: {cuts} cuts into lives of {entries} acknowledged entries: 0 lost any, 0 broke anything; NORMAL lost some in {lost} of {of}"
+    );
 }
 
 /// Lives under the recorder: load, kill -9, load with a rotation, a stop, a start.

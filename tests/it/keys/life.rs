@@ -351,4 +351,5 @@ fn whatever_happens_in_its_life_a_vault_keeps_what_it_must_and_nothing_else() {
             Ok(())
         })
         .unwrap();
+    println!("{lives} lives of 10 to 40 events each: kept what they must and nothing else");
 }
