@@ -77,9 +77,10 @@ impl Server {
     pub fn proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         let read = |text: &String| {
             let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            net.map_err(|_| {
+            let net = net.map(|net| net.trunc()).ok().filter(|net| net.prefix_len() > 0);
+            net.ok_or_else(|| {
                 ConfigError(format!(
-                    "server.trusted_proxies: {text:?} is no address and no network such as 10.1.0.0/24."
+                    "server.trusted_proxies: {text:?} is no address and no network such as 10.1.0.0/24, or it is everybody."
                 ))
             })
         };

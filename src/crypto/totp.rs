@@ -39,11 +39,15 @@ impl TotpSecret {
         seconds.div_euclid(STEP_SECONDS)
     }
 
+    /// The last step whose code is accepted at a time.
+    pub fn last_accepted_at(seconds: i64) -> i64 {
+        Self::step_at(seconds) + DRIFT
+    }
+
     /// The step whose code this is, if it is near now and comes after `used`: a code counts once.
     pub fn accept(&self, code: &str, now: i64, used: i64) -> Option<i64> {
-        let near = Self::step_at(now) - DRIFT..=Self::step_at(now) + DRIFT;
-        let matching = near.filter(|step| bool::from(self.code(*step).as_bytes().ct_eq(code.as_bytes())));
-        matching.filter(|step| *step > used).next_back()
+        let mut near = (Self::step_at(now) - DRIFT..=Self::step_at(now) + DRIFT).rev();
+        near.find(|step| *step > used && bool::from(self.code(*step).as_bytes().ct_eq(code.as_bytes())))
     }
 
     /// The code of a step.

@@ -46,7 +46,10 @@ fn authenticate(request: &HttpRequest) -> Result<Caller, ApiError> {
     if request.headers().contains_key(AUTHORIZATION) {
         return bearer(request).and_then(|it| api.vault.authenticate(it, from)).ok_or_else(ApiError::unauthorized);
     }
-    let caller = held(request).and_then(|held| api.vault.session(&held, from)).ok_or_else(ApiError::unauthorized)?;
+    let caller = held(request)
+        .and_then(|held| api.vault.session(&held, from))
+        .map(|it| it.0)
+        .ok_or_else(ApiError::unauthorized)?;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         check_same_site(request)?;
     }
@@ -74,7 +77,11 @@ pub(super) fn held(request: &HttpRequest) -> Option<String> {
 /// # Errors
 /// 403 `cross_site`.
 pub(super) fn check_same_site(request: &HttpRequest) -> Result<(), ApiError> {
-    let header = |name| request.headers().get(name).map(|it| it.to_str().unwrap_or("?"));
+    // Two of one name are of no browser.
+    let header = |name| {
+        let mut all = request.headers().get_all(name);
+        all.next().map(|it| if all.next().is_some() { "?" } else { it.to_str().unwrap_or("?") })
+    };
     let is_own = match (header("sec-fetch-site"), header("origin"), header("host")) {
         (Some(site), ..) => matches!(site, "same-origin" | "none"),
         (None, Some(origin), Some(host)) => origin.split_once("://").is_some_and(|(_, it)| it == host),
@@ -96,6 +103,9 @@ pub(super) fn peer(request: &HttpRequest, proxies: &[IpNet]) -> Peer {
         return Peer { address, certificate };
     }
     let hops = headers.iter().rev().flat_map(|it| it.to_str().unwrap_or("?").rsplit(','));
-    let hops = hops.map(|it| it.trim().parse::<IpAddr>().ok().map(|it| it.to_canonical()));
-    Peer { address: hops.take(MAX_HOPS).find(|it| !it.as_ref().is_some_and(is_proxy)).unwrap_or(address), certificate }
+    let hops = hops.map(|it| it.trim().parse::<IpAddr>().ok().map(|it| it.to_canonical())).take(MAX_HOPS + 1);
+    let hops: Vec<Option<IpAddr>> = hops.collect();
+    // Where all are proxies, the farthest is the client: this machine's own monitoring, say.
+    let client = hops.iter().find(|it| !it.as_ref().is_some_and(is_proxy)).or(hops.last());
+    Peer { address: client.copied().flatten().filter(|_| hops.len() <= MAX_HOPS), certificate }
 }

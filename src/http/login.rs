@@ -1,22 +1,33 @@
 //! Logging in and out: a session in a cookie, for people with a browser.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
 use crate::domain::json;
-use crate::vault::{EnrolIn, Enrolled, LogInIn, SessionView};
+use crate::vault::{EnrolIn, Enrolled, LogInIn, SessionView, VaultError};
 
 use super::Api;
 use super::body::{self, JSON};
 use super::caller::{SESSION, check_same_site, held, peer};
 use super::entries::{blocking, may};
 use super::error::{ApiError, ApiResult, Problem};
+
+/// How long a turn to try a password is waited for.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// Who may wait, in all and from one address.
+const MOST_WAITING: usize = 64;
+const MOST_OF_ONE: usize = 16;
 
 /// Choose how to log in
 ///
@@ -41,7 +52,13 @@ pub(super) async fn enrol(
     }
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: EnrolIn = json::parse(&body)?;
-    let enrolled = blocking(move || Ok(api.vault.enrol(&caller, asked)?)).await?;
+    let from = peer(&request, &api.proxies);
+    let turn = api.logins.enrolling().await?;
+    let enrolled = blocking(move || {
+        let _turn = turn;
+        Ok(api.vault.enrol(&caller, asked, from)?)
+    })
+    .await?;
     Ok(HttpResponse::Created().json(enrolled))
 }
 
@@ -54,6 +71,7 @@ pub(super) async fn enrol(
     (status = 401, body = Problem, description = "Name, password or code is wrong; all look alike."), (status = 403, body = Problem, description = "Another site asks."),
     (status = 408, body = Problem, description = "The body came too slowly."), (status = 413, body = Problem, description = "The body is too large."),
     (status = 415, body = Problem, description = "The body is not JSON."), (status = 422, body = Problem, description = "A field is unknown or of the wrong type."),
+    (status = 429, body = Problem, description = "There were too many failures under this name; see Retry-After."),
     (status = 503, body = Problem, description = "Others log in just now, or it could not be recorded.")))]
 pub(super) async fn log_in(api: Data<Api>, request: HttpRequest, payload: Payload) -> ApiResult<HttpResponse> {
     check_same_site(&request)?;
@@ -61,11 +79,16 @@ pub(super) async fn log_in(api: Data<Api>, request: HttpRequest, payload: Payloa
     let asked: LogInIn = json::parse(&body)?;
     drop(body);
     let (from, before) = (peer(&request, &api.proxies), held(&request));
+    // It goes with the work: who hangs up meanwhile does not make room for another.
+    let turn = api.logins.turn(from.address).await?;
     let (session, view) = blocking(move || {
+        let _turn = turn;
         let logged_in = api.vault.log_in(asked, from)?;
-        // Whoever was logged in on this browser no longer is.
-        if let Some((held, caller)) = before.and_then(|held| Some((held.clone(), api.vault.session(&held, from)?))) {
-            api.vault.log_out(&caller, &held)?;
+        // Whoever was logged in on this browser no longer is. The new session is there, so that this could not be recorded is no failure.
+        if let Some((held, (caller, _))) = before.and_then(|held| Some((held.clone(), api.vault.session(&held, from)?)))
+            && let Err(error) = api.vault.log_out(&caller, &held, from)
+        {
+            tracing::error!(%error, "the end of the session before could not be recorded");
         }
         Ok(logged_in)
     })
@@ -77,9 +100,11 @@ pub(super) async fn log_in(api: Data<Api>, request: HttpRequest, payload: Payloa
 #[utoipa::path(post, path = "/v1/logout", tag = "Sessions", security(("session" = [])), responses(
     (status = 204, description = "The session is ended."), (status = 401, body = Problem, description = "There is no session."),
     (status = 403, body = Problem, description = "Another site asks."), (status = 503, body = Problem, description = "It is ended, and could not be recorded.")))]
-pub(super) async fn log_out(api: Data<Api>, caller: Caller, request: HttpRequest) -> ApiResult<HttpResponse> {
-    let held = held(&request).ok_or_else(ApiError::unauthorized)?;
-    blocking(move || Ok(api.vault.log_out(&caller, &held)?)).await?;
+pub(super) async fn log_out(api: Data<Api>, request: HttpRequest) -> ApiResult<HttpResponse> {
+    let (held, caller, _) = own_session(&api, &request)?;
+    check_same_site(&request)?;
+    let from = peer(&request, &api.proxies);
+    blocking(move || Ok(api.vault.log_out(&caller, &held, from)?)).await?;
     let mut gone = cookie("");
     gone.set_max_age(Duration::ZERO);
     Ok(HttpResponse::NoContent().cookie(gone).finish())
@@ -88,9 +113,82 @@ pub(super) async fn log_out(api: Data<Api>, caller: Caller, request: HttpRequest
 /// See the session
 #[utoipa::path(get, path = "/v1/session", tag = "Sessions", security(("session" = [])), responses(
     (status = 200, description = "Who is logged in, and for how long.", body = SessionView), (status = 401, body = Problem, description = "There is no session.")))]
-pub(super) async fn session(api: Data<Api>, caller: Caller, request: HttpRequest) -> ApiResult<HttpResponse> {
-    let view = held(&request).and_then(|held| api.vault.see_session(&caller, &held));
-    Ok(HttpResponse::Ok().json(view.ok_or_else(ApiError::unauthorized)?))
+pub(super) async fn session(api: Data<Api>, request: HttpRequest) -> ApiResult<HttpResponse> {
+    let (_, _, view) = own_session(&api, &request)?;
+    Ok(HttpResponse::Ok().json(view))
+}
+
+/// The session of the cookie. With a token beside it nobody could say who is meant.
+fn own_session(api: &Api, request: &HttpRequest) -> ApiResult<(String, Caller, SessionView)> {
+    let held = held(request).filter(|_| !request.headers().contains_key(AUTHORIZATION));
+    let held = held.ok_or_else(ApiError::unauthorized)?;
+    let found = api.vault.session(&held, peer(request, &api.proxies));
+    found.map(|(caller, view)| (held, caller, view)).ok_or_else(ApiError::unauthorized)
+}
+
+/// Who waits to log in. Each try takes 32 MiB and tens of milliseconds, so few are let in at a time, in the order they came, and few may
+/// wait from one address.
+#[derive(Clone)]
+pub(super) struct Turnstile {
+    tries: Arc<Semaphore>,
+    enrolments: Arc<Semaphore>,
+    waiting: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
+}
+
+/// A turn that was waited for. It ends when it is dropped.
+struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _place: Option<Place>,
+}
+
+/// A place among those who wait or are let in.
+struct Place(Turnstile, Option<IpAddr>);
+
+impl Turnstile {
+    pub(super) fn new() -> Self {
+        let (tries, enrolments) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(1)));
+        Self { tries, enrolments, waiting: Arc::default() }
+    }
+
+    /// A turn to try a password from an address.
+    ///
+    /// # Errors
+    /// 503 when too many wait, from there or in all, or it takes too long.
+    async fn turn(&self, from: Option<IpAddr>) -> ApiResult<Turn> {
+        let place = self.place(from)?;
+        Ok(Turn { _permit: waited(&self.tries).await?, _place: Some(place) })
+    }
+
+    /// A turn for somebody who showed a token.
+    async fn enrolling(&self) -> ApiResult<Turn> {
+        Ok(Turn { _permit: waited(&self.enrolments).await?, _place: None })
+    }
+
+    fn place(&self, from: Option<IpAddr>) -> ApiResult<Place> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.values().sum::<usize>() >= MOST_WAITING || waiting.get(&from).is_some_and(|it| *it >= MOST_OF_ONE) {
+            return Err(ApiError::Vault(VaultError::Busy));
+        }
+        *waiting.entry(from).or_default() += 1;
+        Ok(Place(self.clone(), from))
+    }
+}
+
+async fn waited(room: &Arc<Semaphore>) -> ApiResult<OwnedSemaphorePermit> {
+    let permit = tokio::time::timeout(PATIENCE, room.clone().acquire_owned()).await;
+    permit.ok().and_then(Result::ok).ok_or(ApiError::Vault(VaultError::Busy))
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.1);
+            }
+        }
+    }
 }
 
 fn cookie(held: &str) -> Cookie<'static> {

@@ -95,6 +95,8 @@ pub struct Api {
     bodies: Arc<Semaphore>,
     metrics: health::Metrics,
     rates: Arc<Rates>,
+    /// Who waits to log in.
+    logins: login::Turnstile,
     /// Proxies that are believed where a request comes from.
     proxies: Vec<IpNet>,
 }
@@ -150,7 +152,15 @@ impl Server {
         let bodies = Arc::new(Semaphore::new(limits.bodies_kib));
         let rates = Arc::new(Rates::new(limits.submits_per_second, limits.queries_per_second));
         let over_limit = OverLimit::of(rates.clone());
-        let api = Data::new(Api { vault, limits, bodies, metrics: health::Metrics::default(), rates, proxies });
+        let api = Data::new(Api {
+            vault,
+            limits,
+            bodies,
+            metrics: health::Metrics::default(),
+            rates,
+            logins: login::Turnstile::new(),
+            proxies,
+        });
         let (closing, closed) = watch::channel(false);
         // What actix_web::HttpServer does, with a guard around each connection.
         let server = actix_server::Server::build()

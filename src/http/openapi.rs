@@ -85,7 +85,9 @@ impl Modify for Limited {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         for operation in operations(openapi) {
             let all = &mut operation.responses.responses;
-            if let Some(RefOr::T(mut answer)) = all.get("401").cloned() {
+            if !all.contains_key("429")
+                && let Some(RefOr::T(mut answer)) = all.get("401").cloned()
+            {
                 "The token asks for more than its share; see Retry-After.".clone_into(&mut answer.description);
                 all.insert("429".to_owned(), RefOr::T(answer));
             }

@@ -1,8 +1,8 @@
 //! People who log in: a password and a one-time code in the place of a token. What they may do is what their token may, and it ends
 //! with it; so two-person rules, networks and revocation hold for them without a word here.
 
-use std::collections::BTreeMap;
-use std::sync::{LazyLock, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::crypto::totp::TotpSecret;
 use crate::domain::action::{Action, Outcome};
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::meta::Record;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::Clock;
 use crate::store::StateRow;
 
 use super::Vault;
@@ -39,7 +39,6 @@ pub(super) struct Login {
     name: String,
     password: PasswordHash,
     totp: String,
-    made_at: Timestamp,
     /// The step of the newest code that was used, while this process runs.
     #[serde(skip)]
     used: i64,
@@ -91,29 +90,21 @@ pub struct SessionView {
 
 impl Vault {
     /// Lets the holder of a token log in from now on: with this password and the codes of an authenticator. Done again it replaces both,
-    /// and ends the sessions.
+    /// ends the sessions, and forgives the failures.
     ///
     /// # Errors
     /// [`VaultError::Denied`], `Invalid`, or what recording says.
-    pub fn enrol(&self, caller: &Caller, asked: EnrolIn) -> Result<Enrolled, VaultError> {
+    pub fn enrol(&self, caller: &Caller, asked: EnrolIn, from: Peer) -> Result<Enrolled, VaultError> {
         self.allow(caller, Permission::LogIn, Action::LOGIN_ENROL)?;
         let password = Zeroizing::new(asked.password.unwrap_or_default());
-        let is_long = password.chars().count() >= LEAST_CHARACTERS && password.len() <= MOST_BYTES;
-        if !is_long || password.contains(&caller.label) {
-            let detail =
-                "The password has 12 characters to 256 bytes and does not hold the name; a few words are good.";
+        if !is_strong(&password, &caller.label) {
+            let detail = "The password has 12 characters to 256 bytes, more than four different ones, and does not hold the name; a few words are good.";
             return Err(refused("/password", "password_weak", detail));
         }
         let secret = TotpSecret::generate();
-        let hash = self.stretched(|| PasswordHash::of(&password))?.ok_or(VaultError::Busy)?;
-        let now = self.clock.now();
-        let login = Login {
-            name: caller.label.clone(),
-            password: hash,
-            totp: secret.text().to_string(),
-            made_at: now,
-            used: TotpSecret::step_at(now.0 / 1_000_000) - 2,
-        };
+        let hash = PasswordHash::of(&password).ok_or(VaultError::Busy)?;
+        let used = TotpSecret::step_at(self.clock.now().0 / 1_000_000) - 2;
+        let login = Login { name: caller.label.clone(), password: hash, totp: secret.text().to_string(), used };
         let mut logins = self.logins();
         let taken = |(id, it): (&String, &Login)| {
             *id != caller.token_id && it.name == login.name && self.caller_of(id, None).is_some()
@@ -125,6 +116,7 @@ impl Vault {
         }
         let row = book::row(&self.keys.ring(), KIND, &caller.token_id, &login);
         let mut note = Note::new(caller, Action::LOGIN_ENROL, default_reason());
+        note.client = from.address;
         note.record = Some(Record::new("Login", &row.id));
         note.facts.push((STATE_DIGEST.into(), digest_of(&row)));
         note.state.push(row);
@@ -132,70 +124,80 @@ impl Vault {
         self.sign_now();
         logins.insert(caller.token_id.clone(), login);
         self.sessions.end_all_of(&caller.token_id);
+        self.sessions.forgive(&caller.label, from.address);
         let text = secret.text();
         let uri = format!("otpauth://totp/phivault:{}?secret={}&issuer=phivault", encoded(&caller.label), *text);
         Ok(Enrolled { name: caller.label.clone(), secret: text.to_string(), uri })
     }
 
-    /// Logs somebody in. A name that nobody has, a wrong password and a wrong code look alike, and take as long.
+    /// Logs somebody in. A name that nobody has, a wrong password and a wrong code look alike, and take as long. It takes 32 MiB and some
+    /// tens of milliseconds of one core, so whoever calls it lets few in at a time.
     ///
     /// # Errors
-    /// [`VaultError::LoginFailed`]; `LoginWait` after many failures; `Busy` while others log in; or what recording says.
+    /// [`VaultError::LoginFailed`]; `LoginWait` after many failures; or what recording says.
     pub fn log_in(&self, asked: LogInIn, from: Peer) -> Result<(PlainToken, SessionView), VaultError> {
         let password = Zeroizing::new(asked.password.unwrap_or_default());
         let (name, code) = (asked.name.unwrap_or_default(), asked.code.unwrap_or_default());
         if name.is_empty() || name.len() > MOST_BYTES || password.len() > MOST_BYTES {
             return Err(VaultError::LoginFailed);
         }
-        if let Some(wait) = self.sessions.wait(&name, Instant::now()) {
-            return Err(VaultError::LoginWait(wait.as_secs().max(1)));
+        if let Some(wait) = self.sessions.wait(&name, from.address, Instant::now()) {
+            return Err(VaultError::LoginWait(wait.as_secs() + 1));
         }
-        let found = self.find_login(&name, Some(from));
-        let hash = found.as_ref().map_or(&*NOBODY, |(_, login)| &login.password);
-        let is_password = self.stretched(|| hash.matches(&password))?;
+        // Made by the first try, whoever it names, so that no name shows by the time it takes.
+        let nobody = self.nobody.get_or_init(nobody).as_ref().ok_or(VaultError::Busy)?;
+        let found = self.find_login(&name, from);
+        let hash = found.as_ref().map_or(nobody, |(_, login)| &login.password);
+        let is_password = hash.matches(&password);
         let passed = found.filter(|_| is_password).map(|(caller, _)| caller);
         let Some(caller) = passed.filter(|caller| self.use_code(&caller.token_id, &code)) else {
-            return self.refuse_login(&name);
+            return self.refuse_login(&name, from);
         };
-        self.record(Note::new(&caller, Action::LOGIN, default_reason()))?;
-        self.sessions.succeeded(&name);
+        // Before it is recorded, so that whoever enrols anew or is revoked meanwhile ends it; given out after.
         let held = self.sessions.begin(&caller.token_id, Instant::now());
+        let mut note = Note::new(&caller, Action::LOGIN, default_reason());
+        note.client = from.address;
+        if let Err(error) = self.record(note) {
+            self.sessions.end(&held);
+            return Err(error);
+        }
+        self.sessions.forgive(&name, from.address);
         let view = self.session_view(&caller, self.sessions.limits().whole.as_secs());
         Ok((held, view))
     }
 
-    /// Whose session this is, if it still lasts and its token still holds.
-    pub fn session(&self, held: &str, from: Peer) -> Option<Caller> {
-        let (token_id, _) = self.sessions.using(&PlainToken::parse(held)?, Instant::now())?;
-        self.caller_of(&token_id, Some(from))
+    /// Whose session this is, if it still lasts and its token still holds there. It is used now.
+    pub fn session(&self, held: &str, from: Peer) -> Option<(Caller, SessionView)> {
+        let (held, now) = (PlainToken::parse(held)?, Instant::now());
+        let (token_id, left) = self.sessions.find(&held, now)?;
+        let caller = self.caller_of(&token_id, Some(from))?;
+        self.sessions.used(&held, now);
+        let view = self.session_view(&caller, left.as_secs());
+        Some((caller, view))
     }
 
-    /// A session as its person sees it.
-    pub fn see_session(&self, caller: &Caller, held: &str) -> Option<SessionView> {
-        let (_, left) = self.sessions.using(&PlainToken::parse(held)?, Instant::now())?;
-        Some(self.session_view(caller, left.as_secs()))
-    }
-
-    /// Ends a session.
+    /// Ends the session of a caller, and records that if there was one.
     ///
     /// # Errors
     /// What recording says; it is ended all the same.
-    pub fn log_out(&self, caller: &Caller, held: &str) -> Result<(), VaultError> {
-        if let Some(held) = PlainToken::parse(held) {
-            self.sessions.end(&held);
+    pub fn log_out(&self, caller: &Caller, held: &str, from: Peer) -> Result<(), VaultError> {
+        let was_there = PlainToken::parse(held).is_some_and(|it| self.sessions.end(&it));
+        if was_there {
+            let mut note = Note::new(caller, Action::LOGOUT, default_reason());
+            note.client = from.address;
+            self.record(note)?;
         }
-        self.record(Note::new(caller, Action::LOGOUT, default_reason())).map(|_| ())
+        Ok(())
     }
 
     pub(super) fn logins(&self) -> MutexGuard<'_, BTreeMap<String, Login>> {
         self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find_login(&self, name: &str, from: Option<Peer>) -> Option<(Caller, Login)> {
-        let named: Vec<_> = self.logins().iter().filter(|(_, it)| it.name == name).map(|it| it.0.clone()).collect();
-        let caller = named.iter().find_map(|id| self.caller_of(id, from))?;
-        let login = self.logins().get(&caller.token_id).cloned()?;
-        Some((caller, login))
+    fn find_login(&self, name: &str, from: Peer) -> Option<(Caller, Login)> {
+        let logins = self.logins();
+        let mut named = logins.iter().filter(|(_, it)| it.name == name);
+        named.find_map(|(id, login)| Some((self.caller_of(id, Some(from))?, login.clone())))
     }
 
     /// Whether the code is right and was not used before; then it is used.
@@ -208,24 +210,27 @@ impl Vault {
         accepted.is_some()
     }
 
-    fn refuse_login<T>(&self, name: &str) -> Result<T, VaultError> {
-        self.sessions.failed(name, Instant::now());
+    /// Refuses, and records that: of a known name and of all unknown ones so many a minute, the rest as a number in the next entry. Anybody
+    /// can come here, so nothing is written any more once the disk is down to its reserve.
+    fn refuse_login<T>(&self, name: &str, from: Peer) -> Result<T, VaultError> {
+        self.sessions.failed(name, from.address, Instant::now());
+        let known = self.find_login(name, from).map(|(caller, _)| caller);
         // What somebody typed for a name may be a password, so only a name that is known stands in the entry.
-        let known = self.find_login(name, None).map(|(caller, _)| caller);
-        let caller = known.clone().unwrap_or_else(vault_itself);
-        let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
-        note.outcome = Outcome::Denied;
-        if known.is_none() {
-            note.facts.push(("name".into(), "unknown".into()));
+        let nobody = || Caller { token_id: "unknown".into(), ..vault_itself() };
+        let caller = known.unwrap_or_else(nobody);
+        if self.disk().0 {
+            return Err(VaultError::LoginFailed);
         }
-        self.record(note)?;
+        if let Some(more) = self.denial_to_record(&caller) {
+            let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
+            note.outcome = Outcome::Denied;
+            note.client = from.address;
+            if more > 0 {
+                note.facts.push(("failures_not_recorded".into(), more.to_string()));
+            }
+            self.record(note)?;
+        }
         Err(VaultError::LoginFailed)
-    }
-
-    /// Runs what takes 32 MiB, for a few at a time.
-    fn stretched<T>(&self, run: impl FnOnce() -> T) -> Result<T, VaultError> {
-        let _room = self.stretching.try_acquire().map_err(|_| VaultError::Busy)?;
-        Ok(run())
     }
 
     fn session_view(&self, caller: &Caller, ends_in_seconds: u64) -> SessionView {
@@ -234,8 +239,8 @@ impl Vault {
     }
 }
 
-/// Logins as a start reads them, and how many rows are not to be believed. No code of a step before the start counts, for nobody knows
-/// any more which were used.
+/// Logins as a start reads them, and how many rows are not to be believed. No code that could have been used before the start counts, for
+/// nobody knows any more which were.
 pub(super) fn load(
     rows: &[StateRow],
     standing: &Standing,
@@ -243,16 +248,28 @@ pub(super) fn load(
     clock: &dyn Clock,
 ) -> (BTreeMap<String, Login>, u64) {
     let (mut logins, untrusted) = book::load::<Login>(rows, KIND, standing, ring);
-    let step = TotpSecret::step_at(clock.now().0 / 1_000_000);
+    let step = TotpSecret::last_accepted_at(clock.now().0 / 1_000_000);
     logins.values_mut().for_each(|it| it.used = step);
     (logins, untrusted)
 }
 
-/// What a name that nobody has is compared with.
-static NOBODY: LazyLock<PasswordHash> = LazyLock::new(|| {
+/// What the password of a name that nobody has is compared with; nothing without memory for it.
+fn nobody() -> Option<PasswordHash> {
     let password = Zeroizing::new(hex::encode(crate::crypto::random::array::<32>()));
-    PasswordHash::of(&password).expect("there is memory for one hash")
-});
+    PasswordHash::of(&password)
+}
+
+/// Long enough, not of a few letters, and not the name.
+fn is_strong(password: &str, name: &str) -> bool {
+    let different: BTreeSet<char> = password.chars().collect();
+    let holds_name = name.chars().count() >= 4 && password.to_lowercase().contains(&name.to_lowercase());
+    let rises = password.as_bytes().windows(2).all(|it| it[1] == it[0].wrapping_add(1) || it == b"90");
+    password.chars().count() >= LEAST_CHARACTERS
+        && password.len() <= MOST_BYTES
+        && different.len() > 4
+        && !rises
+        && !holds_name
+}
 
 /// A label within a link: everything but letters, digits and a few signs is escaped (RFC 3986).
 fn encoded(label: &str) -> String {

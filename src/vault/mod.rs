@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::crypto::password::PasswordHash;
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::reason::Vocabulary;
@@ -162,8 +163,8 @@ pub struct Vault {
     /// How people log in.
     logins: Mutex<BTreeMap<String, login::Login>>,
     sessions: sessions::Sessions,
-    /// Room for passwords being checked.
-    stretching: Semaphore,
+    /// What the password of an unknown name is compared with.
+    nobody: OnceLock<Option<PasswordHash>>,
     approvals: Mutex<BTreeMap<String, Approval>>,
     /// Reports that are kept.
     reports: Mutex<BTreeMap<String, KeptReport>>,

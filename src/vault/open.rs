@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -52,9 +52,6 @@ const LEDGER_READERS: usize = 2;
 const INTAKE_READERS: usize = 4;
 /// Reports and other long reading at a time; who comes later is told to try again.
 const LONG_READS: usize = 2;
-
-/// Passwords that are checked at a time, 32 MiB each.
-const STRETCHED: usize = 2;
 
 /// What is known of the ledger that a restored vault continues under another name.
 pub struct Restored {
@@ -295,7 +292,7 @@ impl Vault {
             reports_untrusted,
             holds: Mutex::new(holds),
             logins: Mutex::new(logins),
-            stretching: Semaphore::new(STRETCHED),
+            nobody: OnceLock::new(),
             holds_untrusted,
             deciding: Mutex::default(),
             stated: Arc::default(),

@@ -1,5 +1,6 @@
 //! The guarded door: every operation is allowed here, and recorded here before its result leaves.
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use sha2::{Digest, Sha256};
@@ -38,6 +39,8 @@ pub(super) struct Note<'a> {
     pub(super) patient: Option<Patient>,
     /// Which entry or token.
     pub(super) record: Option<Record>,
+    /// Where it came from, if that is told.
+    pub(super) client: Option<IpAddr>,
     /// What else was touched.
     pub(super) related: Vec<Related>,
     /// Facts in clear, for verifiers.
@@ -61,6 +64,7 @@ impl<'a> Note<'a> {
             reason,
             patient: None,
             record: None,
+            client: None,
             related: Vec::new(),
             facts: Vec::new(),
             items: Vec::new(),
@@ -138,7 +142,7 @@ impl Vault {
     }
 
     /// Whether this denial is recorded, and how many before it were only counted.
-    fn denial_to_record(&self, caller: &Caller) -> Option<u64> {
+    pub(super) fn denial_to_record(&self, caller: &Caller) -> Option<u64> {
         let now = self.clock.now().0;
         let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = denials.entry(caller.token_id.clone()).or_insert(Denials { since: now, recorded: 0, suppressed: 0 });
@@ -180,6 +184,7 @@ impl Vault {
             reason: (reason, mut items),
             patient,
             record,
+            client,
             related,
             mut facts,
             items: more,
@@ -195,6 +200,7 @@ impl Vault {
         meta.outcome = outcome;
         meta.actor = Actor { id: caller.label.clone(), role: Some(caller.role.name().to_owned()), ..Actor::default() };
         (meta.patient, meta.record, meta.related, meta.reason) = (patient, record, related, reason);
+        meta.context.client_ip = client.map(|it| it.to_canonical().to_string());
         if let Some(id) = id {
             meta.id = id;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(30);
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 /// After so long without a try its failures are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3_600);
+/// Failures of one name from anywhere that cost nothing. More than from one network, so that nobody alone can keep a person out from
+/// where they work.
+const FREE_FROM_ANYWHERE: u32 = 50;
 /// Names are told apart by this many hashes, so that made-up ones cannot fill the memory.
 const NAMES: u64 = 65_536;
 
@@ -71,49 +75,70 @@ impl Sessions {
         fresh
     }
 
-    /// The token of a session that still lasts, and how long it will at most; it is used now.
-    pub(super) fn using(&self, held: &PlainToken, now: Instant) -> Option<(String, Duration)> {
+    /// The token of a session that still lasts, and how long it will at most. It is not used by being looked at: see [`Sessions::used`].
+    pub(super) fn find(&self, held: &PlainToken, now: Instant) -> Option<(String, Duration)> {
         let mut all = self.all();
-        let session = all.get_mut(&held.hashed())?;
+        let session = all.get(&held.hashed())?;
         if !self.limits.hold(session, now) {
             all.remove(&held.hashed());
             return None;
         }
-        session.used = now;
         let left = self.limits.whole.saturating_sub(now.saturating_duration_since(session.began));
         Some((session.token_id.clone(), left))
     }
 
-    pub(super) fn end(&self, held: &PlainToken) {
-        self.all().remove(&held.hashed());
+    /// Its person used it.
+    pub(super) fn used(&self, held: &PlainToken, now: Instant) {
+        if let Some(session) = self.all().get_mut(&held.hashed()) {
+            session.used = now;
+        }
+    }
+
+    /// Ends a session; whether there was one.
+    pub(super) fn end(&self, held: &PlainToken) -> bool {
+        self.all().remove(&held.hashed()).is_some()
     }
 
     pub(super) fn end_all_of(&self, token_id: &str) {
         self.all().retain(|_, it| it.token_id != token_id);
     }
 
-    /// How long a name must wait before it is tried again. Names that nobody has wait as well.
-    pub(super) fn wait(&self, name: &str, now: Instant) -> Option<Duration> {
+    /// How long a name must wait before it is tried again from there. Names that nobody has wait as well.
+    pub(super) fn wait(&self, name: &str, from: Option<IpAddr>, now: Instant) -> Option<Duration> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = failures.get(&self.place(name))?;
-        let more = of.count.checked_sub(FREE_FAILURES)?;
-        let whole = FIRST_WAIT.saturating_mul(1 << more.min(10)).min(LONGEST_WAIT);
-        whole.checked_sub(now.saturating_duration_since(of.last)).filter(|it| !it.is_zero())
+        let waits = self.places(name, from).into_iter().filter_map(|(place, free)| {
+            let of = failures.get(&place)?;
+            let more = of.count.checked_sub(free)?;
+            let whole = FIRST_WAIT.saturating_mul(1 << more.min(10)).min(LONGEST_WAIT);
+            whole.checked_sub(now.saturating_duration_since(of.last)).filter(|it| !it.is_zero())
+        });
+        waits.max()
     }
 
-    pub(super) fn failed(&self, name: &str, now: Instant) {
+    pub(super) fn failed(&self, name: &str, from: Option<IpAddr>, now: Instant) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = failures.entry(self.place(name)).or_insert(Failures { count: 0, last: now });
-        let long_ago = now.saturating_duration_since(of.last) >= FORGOTTEN;
-        (of.count, of.last) = (if long_ago { 1 } else { of.count + 1 }, now);
+        for (place, _) in self.places(name, from) {
+            let of = failures.entry(place).or_insert(Failures { count: 0, last: now });
+            let long_ago = now.saturating_duration_since(of.last) >= FORGOTTEN;
+            (of.count, of.last) = (if long_ago { 1 } else { of.count.saturating_add(1) }, now);
+        }
     }
 
-    pub(super) fn succeeded(&self, name: &str) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.place(name));
+    /// Forgets the failures of a name from there and from anywhere.
+    pub(super) fn forgive(&self, name: &str, from: Option<IpAddr>) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        self.places(name, from).iter().for_each(|(place, _)| drop(failures.remove(place)));
     }
 
-    fn place(&self, name: &str) -> u64 {
-        self.hasher.hash_one(name) % NAMES
+    /// Where failures are counted, and how many of them are free: of a name from one network, and of a name from anywhere.
+    fn places(&self, name: &str, from: Option<IpAddr>) -> [(u64, u32); 2] {
+        let network = from.map(|it| match it.to_canonical() {
+            IpAddr::V4(it) => it.octets()[..3].to_vec(),
+            IpAddr::V6(it) => it.octets()[..8].to_vec(),
+        });
+        let near = self.hasher.hash_one((name, Some(network))) % NAMES;
+        let anywhere = self.hasher.hash_one((name, None::<Option<Vec<u8>>>)) % NAMES;
+        [(near, FREE_FAILURES), (anywhere + NAMES, FREE_FROM_ANYWHERE)]
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<HashedToken, Session>> {
@@ -136,19 +161,26 @@ mod tests {
         Sessions::new(SessionLimits { idle: Duration::from_secs(900), whole: Duration::from_secs(28_800) })
     }
 
+    /// As a request that its person makes.
+    fn uses(sessions: &Sessions, held: &PlainToken, now: Instant) -> bool {
+        let found = sessions.find(held, now).is_some();
+        sessions.used(held, now);
+        found
+    }
+
     #[test]
     fn a_session_ends_when_it_idles_and_when_its_time_is_over() {
         let (sessions, begin) = (sessions(), Instant::now());
         let after = |seconds| begin + Duration::from_secs(seconds);
         let held = sessions.begin("tok-1", begin);
         for minute in 1..=479 {
-            assert!(sessions.using(&held, after(minute * 60)).is_some(), "minute {minute}");
+            assert!(uses(&sessions, &held, after(minute * 60)), "minute {minute}");
         }
-        assert!(sessions.using(&held, after(28_800)).is_none(), "eight hours");
+        assert!(!uses(&sessions, &held, after(28_800)), "eight hours");
         let held = sessions.begin("tok-1", begin);
-        assert!(sessions.using(&held, after(899)).is_some());
-        assert!(sessions.using(&held, after(899 + 900)).is_none(), "a quarter of an hour without a request");
-        assert!(sessions.using(&held, after(900)).is_none(), "and it does not come back");
+        assert!(sessions.find(&held, after(500)).is_some() && uses(&sessions, &held, after(899)));
+        assert!(!uses(&sessions, &held, after(899 + 900)), "a quarter of an hour without a request");
+        assert!(!uses(&sessions, &held, after(900)), "and it does not come back");
     }
 
     #[test]
@@ -156,28 +188,34 @@ mod tests {
         let (sessions, now) = (sessions(), Instant::now());
         let held: Vec<_> = (0..6).map(|n| sessions.begin("tok-1", now + Duration::from_secs(n))).collect();
         let other = sessions.begin("tok-2", now);
-        let live = |sessions: &Sessions| held.iter().filter(|it| sessions.using(it, now).is_some()).count();
+        let live = |sessions: &Sessions| held.iter().filter(|it| sessions.find(it, now).is_some()).count();
         assert_eq!(live(&sessions), MAX_OF_ONE);
         sessions.end_all_of("tok-1");
-        assert_eq!((live(&sessions), sessions.using(&other, now).is_some()), (0, true));
+        assert_eq!((live(&sessions), sessions.find(&other, now).is_some()), (0, true));
     }
 
     #[test]
     fn failures_cost_ever_more_time_and_success_forgives_them() {
         let (sessions, mut now) = (sessions(), Instant::now());
+        let from = |text: &str| text.parse::<IpAddr>().ok();
+        let (here, there) = (from("10.1.2.3"), from("192.0.2.7"));
         let mut waits = Vec::new();
         for _ in 0..14 {
-            sessions.failed("ada", now);
-            let wait = sessions.wait("ada", now).unwrap_or_default();
+            sessions.failed("ada", here, now);
+            let wait = sessions.wait("ada", from("10.1.2.200"), now).unwrap_or_default();
             waits.push(wait.as_secs());
             now += wait;
-            assert_eq!(sessions.wait("ada", now), None, "after the wait it may be tried");
+            assert_eq!(sessions.wait("ada", here, now), None, "after the wait it may be tried");
         }
         assert_eq!(waits, [0, 0, 0, 0, 30, 60, 120, 240, 480, 960, 1_920, 3_600, 3_600, 3_600]);
-        sessions.succeeded("ada");
-        sessions.failed("ada", now);
-        assert_eq!(sessions.wait("ada", now), None);
-        (0..200_000).for_each(|n| sessions.failed(&n.to_string(), now));
-        assert!(sessions.failures.lock().unwrap().len() as u64 <= NAMES);
+        sessions.failed("ada", here, now);
+        assert_eq!(sessions.wait("ada", there, now), None, "elsewhere she is not kept out by it");
+        sessions.forgive("ada", here);
+        sessions.failed("ada", here, now);
+        assert_eq!(sessions.wait("ada", here, now), None);
+        (0..60).for_each(|n| sessions.failed("grace", from(&format!("10.{n}.0.1")), now));
+        assert!(sessions.wait("grace", there, now).is_some(), "many networks together make her wait everywhere");
+        (0..200_000).for_each(|n| sessions.failed(&n.to_string(), here, now));
+        assert!(sessions.failures.lock().unwrap().len() as u64 <= 2 * NAMES);
     }
 }

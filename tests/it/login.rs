@@ -175,13 +175,22 @@ async fn whoever_cannot_log_in_learns_nothing_and_waits_ever_longer() {
     }
     let credentials = grace.credentials();
     assert_eq!(log_in(&app, &credentials).await.status, 429);
+    assert_eq!(app.with_token(&token).post("/v1/login/enrol", &json!({"password": PASSWORD})).await.status, 201);
+    assert_eq!(log_in(&app, &wrong("name", "grace")).await.status, 401, "who holds the token is forgiven");
     assert_eq!(app.with_token(&token).get("/v1/entries").await.status, 200, "the token itself works meanwhile");
-    for (password, code) in [("short", "password_weak"), ("my name is grace", "password_weak")] {
+    for (password, code) in [
+        ("short", "password_weak"),
+        ("my name is Grace", "password_weak"),
+        ("            ", "password_weak"),
+        ("123456789012", "password_weak"),
+    ] {
         assert_eq!(app.with_token(&token).post("/v1/login/enrol", &json!({"password": password})).await.code(), code);
     }
     app.stop();
     let failed: Vec<_> = actions(&app).into_iter().filter(|it| it.0 == "login_failed").map(|it| it.2).collect();
     assert!(failed.contains(&"grace".to_owned()) && failed.contains(&"phivault".to_owned()), "{failed:?}");
+    let clients = entries(app.dir()).into_iter().filter(|it| it.meta.action.name() == "login_failed");
+    assert!(clients.map(|it| it.meta.context.client_ip).all(|it| it.as_deref() == Some("127.0.0.1")));
     for file in ["data/vault.db", "data/vault.db-wal", "server.log"] {
         let bytes = std::fs::read(app.dir().join(file)).unwrap_or_default();
         for secret in [PASSWORD, grace.secret.text().as_str(), "nobody"] {
@@ -212,12 +221,72 @@ async fn a_session_ends_when_nobody_uses_it_and_at_a_restart_while_the_login_sta
     app.stop();
     app.start();
     assert_eq!(get(&app, "/v1/tokens", &held).await.status, 401, "a restart ends sessions");
-    // A code of before the start does not count after it, so a stolen one is of no use.
-    let old = root.secret.code(TotpSecret::step_at(chrono::Utc::now().timestamp()) - 1);
-    assert_eq!(log_in(&app, &json!({"name": "root", "password": PASSWORD, "code": old})).await.status, 401);
-    let next = root.secret.code(TotpSecret::step_at(chrono::Utc::now().timestamp()) + 1);
-    let answer = log_in(&app, &json!({"name": "root", "password": PASSWORD, "code": next})).await;
+    // No code that may have been used before the start counts after it, so a stolen one is of no use.
+    for step in -1..=1 {
+        let code = root.secret.code(TotpSecret::step_at(chrono::Utc::now().timestamp()) + step);
+        let answer = log_in(&app, &json!({"name": "root", "password": PASSWORD, "code": code})).await;
+        assert_eq!(answer.status, 401, "{step}: {answer:?}");
+    }
+    app.stop();
+    // A minute later, as the vault's clock says it.
+    let clock = app.dir().join("clock");
+    app.start();
+    app.stop();
+    std::fs::write(&clock, "0").unwrap();
+    app.set("PHIVAULT_TEST_CLOCK", clock.to_str().unwrap());
+    app.start();
+    std::fs::write(&clock, "90").unwrap();
+    let code = root.secret.code(TotpSecret::step_at(chrono::Utc::now().timestamp() + 90));
+    let answer = log_in(&app, &json!({"name": "root", "password": PASSWORD, "code": code})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+    app.finish();
+}
+
+#[tokio::test]
+async fn who_only_tries_fills_neither_the_ledger_nor_the_reserve_and_ends_nobody_s_session() {
+    let mut app = App::spawn().await;
+    let free = app.dir().join("free");
+    std::fs::write(&free, "100000000000").unwrap();
+    app.stop();
+    app.set("PHIVAULT_TEST_DISK_FREE", free.to_str().unwrap());
+    app.start();
+    let token = app.make_token(Role::Officer, "ada").await;
+    let mut ada = Person::enrol(&app, &token).await;
+    let held = ada.log_in(&app).await;
+    let before = entries(app.dir()).len();
+    let tries: Vec<_> = (0..60)
+        .map(|n| {
+            let request = http().post(format!("{}/v1/login", app.url()));
+            tokio::spawn(send(request.json(&json!({"name": format!("n-{n}"), "password": "x", "code": "1"}))))
+        })
+        .collect();
+    // Somebody with the right code is let in all the same, in turn.
+    let credentials = ada.credentials();
+    assert_eq!(log_in(&app, &credentials).await.status, 200);
+    let (mut failed, mut busy) = (0, 0);
+    for it in tries {
+        match it.await.unwrap().status {
+            401 => failed += 1,
+            503 => busy += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(failed >= 10 && failed + busy == 60, "{failed} {busy}");
+    let written = entries(app.dir()).len() - before;
+    assert!(written <= 20 + 2, "{written} entries of {failed} failures, a login, and a seal entry");
+    // A token or another's cookie beside it makes nobody log out.
+    for bearer in [app.submitter().token, app.admin().token] {
+        let request = http().post(format!("{}/v1/logout", app.url())).header("cookie", &held);
+        assert_eq!(send(request.bearer_auth(bearer)).await.status, 401);
+    }
+    assert_eq!(get(&app, "/v1/session", &held).await.status, 200);
+    // Down to the reserve, nothing is written for whoever has no token.
+    std::fs::write(&free, "1000000").unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = entries(app.dir()).len();
+    let answer = log_in(&app, &json!({"name": "grace", "password": "x", "code": "1"})).await;
+    assert_eq!((answer.status, entries(app.dir()).len()), (401, before));
+    std::fs::write(&free, "100000000000").unwrap();
     app.finish();
 }
 
