@@ -47,4 +47,5 @@ mod tamper;
 mod tidy;
 mod tls;
 mod truth;
+mod upgrade;
 mod witness;
