@@ -38,6 +38,13 @@ run 'hours of work, with floods (G12, G17)' PHIVAULT_TEST_SOAK_SECONDS "$(pick 3
     soak::hours_of_work_and_a_flood_leave_memory_descriptors_and_log_where_they_were 'in the second half'
 run 'lives at random' PHIVAULT_TEST_LIVES "$(pick 1000 20)" keys::life::whatever_happens_in_its_life_a_vault_keeps_what_it_must_and_nothing_else ' lives'
 
+if command -v python3 >/dev/null; then
+    cargo build --locked --release
+    recovered=$(python3 tests/recovery.py target/release/phivault "$(pick 1000000 50000)" | tee /dev/stderr | paste -sd ';')
+    echo "| kill, verify, back up, restore (G14) | \`tests/recovery.py … $(pick 1000000 50000)\` | $recovered | |" >>"$rows"
+else
+    echo "left out: recovery of a large vault (python3)"
+fi
 if command -v cargo-fuzz >/dev/null; then
     fuzzed=$(fuzz/run.sh "$(pick 6000000 20000)" | tee /dev/stderr | tail -1)
     echo "| fuzzing (G7) | \`fuzz/run.sh $(pick 6000000 20000)\` | $fuzzed | |" >>"$rows"
