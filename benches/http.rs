@@ -22,7 +22,7 @@ mod parts;
 use parts::{Parts, used};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<mimalloc::MiMalloc> = zeroizing_alloc::ZeroAlloc(mimalloc::MiMalloc);
 
 /// Connections at a time.
 const POINTS: [usize; 5] = [1, 8, 16, 32, 64];

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mimalloc::MiMalloc;
 use phivault::config::Settings;
 use phivault::domain::caller::{Caller, Role};
 use phivault::domain::query::QueryIn;
@@ -19,6 +20,8 @@ use phivault::vault::{
     VerifyAsked,
 };
 
+use zeroizing_alloc::ZeroAlloc;
+
 mod limits;
 mod parts;
 
@@ -26,7 +29,7 @@ use limits::{Limits, limits};
 use parts::{Parts, REASONS, rules, used};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 const BATCH: usize = 500;
 /// Threads that submit batches.

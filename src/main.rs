@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
-/// Entries are many small pieces that one thread makes and another gives back, which the C library's allocator does slowly.
+use mimalloc::MiMalloc;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Entries are many small pieces that one thread makes and another gives back, which the C library's allocator does slowly. What is given
+/// back is wiped: values and passwords pass through the buffers of libraries that know nothing of them.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 fn main() -> ExitCode {
     phivault::cli::run()

@@ -11,7 +11,7 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
@@ -41,6 +41,7 @@ pub(super) async fn frame(
     let request_id = Uuid::now_v7().to_string();
     let method = request.method().clone();
     let api = request.app_data::<Data<Api>>().cloned();
+    own_headers(&mut request);
     let unread = hold_chunks(&mut request);
     // Held until the answer is made; then the connection waits for the next request again.
     let _in_flight = request.conn_data::<Rc<Activity>>().map(Activity::begin);
@@ -81,6 +82,19 @@ pub(super) async fn frame(
         Some(unread) => response.map_body(|_, body| BoxBody::new(Held { body, _unread: unread })),
         None => response,
     })
+}
+
+/// Gives a request headers of its own. As they are read they share the bytes that came with them, the beginning of the body included, and
+/// actix keeps the heads of answered requests to use them again: values would stay in memory for as long.
+fn own_headers(request: &mut ServiceRequest) {
+    let headers = request.headers_mut();
+    let mut own = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter() {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            own.append(name.clone(), value);
+        }
+    }
+    *headers = own;
 }
 
 /// A payload that handler and answer share.

@@ -1,4 +1,5 @@
-//! What stands in the memory of a running vault: keys where they must be, and nothing of the passphrase.
+//! What stands in the memory of a running vault: keys where they must be, nothing of the passphrase, and nothing of a request once it
+//! is answered.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -93,6 +94,50 @@ async fn after_the_start_nothing_of_the_passphrase_is_in_memory_and_keys_are_on_
         let elsewhere: Vec<_> = found.iter().filter(|it| *it != "[heap]" && *it != "anonymous").collect();
         assert!(elsewhere.is_empty(), "{what} is in {elsewhere:?}");
         assert!(found.len() <= 3, "{what} stands {} times: {found:?}", found.len());
+    }
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_second_after_a_request_no_value_and_no_password_of_it_is_in_memory() {
+    const VALUE: &str = "Zq7-value-that-was-sealed-and-shown-4Kd";
+    const PASSWORD: &str = "Wm3-password-that-logs-in-8Rt";
+    let folder = tempfile::tempdir().unwrap();
+    let admin = vault(folder.path());
+    let server = serve(folder.path(), &[("MIMALLOC_ARENA_RESERVE", "16384")]).unwrap();
+    if File::open(format!("/proc/{}/mem", server.pid())).is_err() {
+        eprintln!("SKIPPED: only root can look into the memory of a vault; run the tests as root");
+        server.stop();
+        return;
+    }
+    // Each on a connection of its own, which ends with it.
+    let post = async |path: &str, token: &str, body: serde_json::Value| {
+        let answer = http().post(format!("{}{path}", server.url)).bearer_auth(token).json(&body).send().await.unwrap();
+        let (status, answer) = (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap());
+        assert!(status < 300, "{path}: {answer}");
+        answer
+    };
+    let token = async |role: &str| {
+        let made = post("/v1/tokens", &admin, json!({"role": role, "label": format!("{role}-app")})).await;
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let (submitter, officer) = (token("submitter").await, token("officer").await);
+    let mut body = entry();
+    body["changes"][0]["new"] = json!({"text": VALUE, "list": [VALUE, 1]});
+    body["reason"]["note"] = json!(VALUE);
+    let id = post("/v1/entries", &submitter, body.clone()).await["id"].as_str().unwrap().to_owned();
+    post("/v1/entries/batch", &submitter, json!([body, body])).await;
+    let reason = json!({"code": "HCOMPL", "note": VALUE});
+    let shown = post(&format!("/v1/entries/{id}/reveal"), &officer, json!({"reason": reason})).await;
+    assert!(shown.to_string().contains(VALUE), "{shown}");
+    post("/v1/login/enrol", &officer, json!({"password": PASSWORD})).await;
+    let login = json!({"name": "officer-app", "password": PASSWORD, "code": "000000"});
+    let refused = http().post(format!("{}/v1/login", server.url)).json(&login).send().await.unwrap();
+    assert_eq!(refused.status().as_u16(), 401);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    for (what, text) in [("a value", VALUE), ("a password", PASSWORD)] {
+        let found = find(server.pid(), text.as_bytes());
+        assert!(found.is_empty(), "{what} is in memory: {found:?}");
     }
     server.stop();
 }
