@@ -150,11 +150,8 @@ impl Vault {
         let hash = found.as_ref().map_or(nobody, |(_, login)| &login.password);
         let is_password = hash.matches(&password);
         let passed = found.filter(|_| is_password).map(|(caller, _)| caller);
-        let Some(caller) = passed.filter(|caller| self.use_code(&caller.token_id, &code)) else {
-            return self.refuse_login(&name, from);
-        };
-        // Before it is recorded, so that whoever enrols anew or is revoked meanwhile ends it; given out after.
-        let held = self.sessions.begin(&caller.token_id, Instant::now());
+        let begun = passed.and_then(|caller| Some((self.use_code(&caller.token_id, &code)?, caller)));
+        let Some((held, caller)) = begun else { return self.refuse_login(&name, from) };
         let mut note = Note::new(&caller, Action::LOGIN, default_reason());
         note.client = from.address;
         if let Err(error) = self.record(note) {
@@ -200,14 +197,14 @@ impl Vault {
         named.find_map(|(id, login)| Some((self.caller_of(id, Some(from))?, login.clone())))
     }
 
-    /// Whether the code is right and was not used before; then it is used.
-    fn use_code(&self, token_id: &str, code: &str) -> bool {
+    /// Begins a session if the code is right and was not used before; then it is used. While the logins are held, so that whoever enrols
+    /// anew ends the session with all others; it is given out once it is recorded.
+    fn use_code(&self, token_id: &str, code: &str) -> Option<PlainToken> {
         let now = self.clock.now().0 / 1_000_000;
         let mut logins = self.logins();
-        let Some(login) = logins.get_mut(token_id) else { return false };
-        let accepted = TotpSecret::parse(&login.totp).and_then(|it| it.accept(code, now, login.used));
-        login.used = accepted.unwrap_or(login.used);
-        accepted.is_some()
+        let login = logins.get_mut(token_id)?;
+        login.used = TotpSecret::parse(&login.totp)?.accept(code, now, login.used)?;
+        Some(self.sessions.begin(token_id, Instant::now()))
     }
 
     /// Refuses, and records that: of a known name and of all unknown ones so many a minute, the rest as a number in the next entry. Anybody

@@ -1,5 +1,7 @@
 //! A clock that is set while the vault runs.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::app::{App, entry};
@@ -54,5 +56,57 @@ async fn a_clock_that_is_set_is_recorded_and_no_time_of_receipt_goes_back() {
     let made = app.officer().post("/v1/reports", &asked).await.json();
     let told = app.officer().get(&format!("/v1/reports/{}", made["id"].as_str().unwrap())).await.text;
     assert!(told.contains("the machine's clock was set by"), "{told}");
+    app.finish();
+}
+
+/// Where Debian puts libfaketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+#[tokio::test]
+async fn under_a_machine_s_clock_that_jumps_and_races_the_order_holds_and_each_jump_is_noticed() {
+    if !std::path::Path::new(FAKETIME).exists() {
+        return eprintln!(
+            "SKIPPED: libfaketime (Debian package faketime) is not here; it sets the clock under a real server"
+        );
+    }
+    let mut app = App::spawn().await;
+    app.stop();
+    let told = app.dir().join("faketime");
+    let tell = |text: &str| std::fs::write(&told, text).unwrap();
+    tell("+0");
+    app.set("LD_PRELOAD", FAKETIME);
+    app.set("FAKETIME_TIMESTAMP_FILE", told.to_str().unwrap());
+    app.set("FAKETIME_NO_CACHE", "1");
+    // The monotonic clock of a kernel never jumps.
+    app.set("DONT_FAKE_MONOTONIC", "1");
+    app.start();
+    let jumps = async || {
+        let figures = app.admin().get("/metrics").await.text;
+        let line = figures.lines().find_map(|it| it.strip_prefix("phivault_clock_jumps_total ").map(str::to_owned));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    let (mut last, mut sizes) = (String::new(), 0);
+    for clock in ["-365d", "+365d", "+0", "-1h", "+0", "+0 x100", "+0"] {
+        let before = jumps().await;
+        tell(clock);
+        let mut noticed = false;
+        for _ in 0..100 {
+            let receipt = app.submitter().submit(&entry()).await;
+            let received = receipt["received_at"].as_str().unwrap().to_owned();
+            assert!(received >= last, "{clock}: {received} after {last}");
+            last = received;
+            noticed = jumps().await > before;
+            if noticed {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(noticed, "{clock} was not noticed");
+        let note = app.auditor().get("/checkpoint").await.text;
+        let size: u64 = note.lines().nth(1).unwrap().parse().unwrap();
+        assert!(size >= sizes, "{clock}: a checkpoint of {size} after one of {sizes}");
+        sizes = size;
+    }
+    app.set("LD_PRELOAD", "");
     app.finish();
 }
