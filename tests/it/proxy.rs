@@ -81,7 +81,7 @@ async fn behind_nginx_the_vault_is_itself_and_what_nginx_says_is_a_problem_too()
     let root = Certificate::from_pem(trusted.pem().as_bytes()).unwrap();
     let http = Client::builder().no_proxy().timeout(Duration::from_secs(30)).tls_certs_only([root]).build().unwrap();
     let url = format!("https://localhost:{port}");
-    for _ in 0..100 {
+    for _ in 0..600 {
         if http.get(format!("{url}/healthz")).send().await.is_ok() {
             break;
         }
