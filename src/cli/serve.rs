@@ -125,6 +125,9 @@ fn tell_now(vault: &Vault, over_limit: &OverLimit) {
     if let Err(error) = vault.record_room() {
         tracing::error!(%error, "how many submissions a full disk refused could not be recorded");
     }
+    if let Err(error) = vault.record_handshakes() {
+        tracing::error!(%error, "how many TLS handshakes failed could not be recorded");
+    }
     for (caller, refused) in over_limit.take() {
         tracing::warn!(token = caller.token_id, refused, "a token asked for more than its share (limits.*_per_second)");
         if let Err(error) = vault.record_refused(&caller, refused) {

@@ -118,6 +118,7 @@ impl Collector for Figures {
             ("checkpoint_failures", "Checkpoints that could not be signed or locked", &counters.checkpoint_failures),
             ("integrity_failures", "Entries whose values did not agree with the ledger", &counters.integrity_failures),
             ("scrub_passes", "Times that all entries were gone through for damage", &counters.scrub_passes),
+            ("tls_handshakes_failed", "Connections whose TLS handshake failed", &counters.handshakes_failed),
             ("clock_jumps", "Times that the machine's clock was set", &counters.clock_jumps),
             ("untrusted_state", "State rows refused because they are not authentic", &counters.untrusted_state),
         ] {

@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
@@ -161,6 +162,7 @@ impl Server {
             logins: login::Turnstile::new(),
             proxies,
         });
+        let vault = api.vault.clone();
         let (closing, closed) = watch::channel(false);
         // What actix_web::HttpServer does, with a guard around each connection.
         let server = actix_server::Server::build()
@@ -190,15 +192,19 @@ impl Server {
                     })
                     .on_connect_ext(|io: &Guarded, data: &mut Extensions| io.describe(data))
                     .finish(app);
-                let tls = tls.clone();
+                let (tls, vault) = (tls.clone(), vault.clone());
                 fn_service(move |io: TcpStream| {
-                    let tls = tls.clone();
+                    let (tls, vault) = (tls.clone(), vault.clone());
                     async move {
                         drop(io.set_nodelay(true));
                         let peer = io.peer_addr().ok();
                         let wire = match tls {
                             None => Wire::Plain(io),
-                            Some(tls) => tls.accept(io).await.map_err(DispatchError::Io)?,
+                            Some(tls) => tls.accept(io).await.map_err(|error| {
+                                vault.counters().handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                                tracing::debug!(%error, "a TLS handshake failed");
+                                DispatchError::Io(error)
+                            })?,
                         };
                         Ok((Guarded::new(wire, patience), Protocol::Http1, peer))
                     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -117,7 +118,7 @@ impl Vault {
         if caller.role.may(permission) {
             return Ok(());
         }
-        self.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.counters.denied.fetch_add(1, Ordering::Relaxed);
         if let Some(suppressed) = self.denial_to_record(caller) {
             let mut note = Note::new(caller, action, default_reason());
             note.outcome = Outcome::Denied;
@@ -138,6 +139,24 @@ impl Vault {
         let mut note = Note::new(caller, action, default_reason());
         note.outcome = Outcome::Denied;
         note.facts.push(("requests_refused".into(), refused.to_string()));
+        self.record(note).map(|_| ())
+    }
+
+    /// Records how many connections failed to agree on TLS since this was last asked: in a hospital each is a node that is not who it should
+    /// be, or whose certificate has ended (IHE ATNA, ITI-19). One entry, for anybody can fail to.
+    ///
+    /// # Errors
+    /// What recording says.
+    pub fn record_handshakes(&self) -> Result<(), VaultError> {
+        let all = self.counters.handshakes_failed.load(Ordering::Relaxed);
+        let new = all - self.counters.handshakes_told.swap(all, Ordering::Relaxed);
+        if new == 0 || self.disk().0 {
+            return Ok(());
+        }
+        let caller = vault_itself();
+        let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
+        note.outcome = Outcome::Denied;
+        note.facts.push(("tls_handshakes_failed".into(), new.to_string()));
         self.record(note).map(|_| ())
     }
 
@@ -243,7 +262,7 @@ impl Vault {
     /// Room for a report or other long reading, held while it goes on.
     pub(super) fn long_read(&self) -> Result<tokio::sync::OwnedSemaphorePermit, VaultError> {
         self.long.clone().try_acquire_owned().map_err(|_| {
-            self.counters.busy.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.counters.busy.fetch_add(1, Ordering::Relaxed);
             VaultError::Busy
         })
     }

@@ -57,6 +57,10 @@ pub struct Counters {
     pub last_scrub: AtomicI64,
     /// Times that the machine's clock was set while the vault ran.
     pub clock_jumps: AtomicU64,
+    /// Connections whose TLS handshake failed, such as those of nodes without the right certificate.
+    pub handshakes_failed: AtomicU64,
+    /// How many of them stand in entries.
+    pub(super) handshakes_told: AtomicU64,
     /// The writer has ended.
     pub stopped: AtomicBool,
 }

@@ -122,7 +122,15 @@ async fn with_client_authorities_only_their_clients_are_let_in() {
     assert!(healthy(&app, &client(&servers, Some(&ours))).await);
     assert!(!healthy(&app, &client(&servers, None)).await);
     assert!(!healthy(&app, &client(&servers, Some(&theirs))).await);
+    let metrics = client(&servers, Some(&ours)).get(format!("{}/metrics", app.url())).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let failed = metrics.lines().find_map(|it| it.strip_prefix("phivault_tls_handshakes_failed_total ")).unwrap();
+    assert!(failed.parse::<u64>().unwrap() >= 2, "{failed}");
     app.stop();
+    // How many stands in an entry, at the latest when it stops.
+    let rows = crate::check::entries(app.dir());
+    let told = rows.iter().filter_map(|it| it.meta.fact("tls_handshakes_failed")?.parse::<u64>().ok());
+    assert_eq!(told.sum::<u64>(), failed.parse::<u64>().unwrap());
 }
 
 /// Sends as that client with a token.
