@@ -82,6 +82,7 @@ fn each_rule_finds_what_breaks_it_and_nothing_else() {
     expect("lib.rs", &lines("", 500), "long-file");
     expect("lib.rs", &lines("\nfn f(a: [u8; 2]) {", 69), "");
     expect("lib.rs", &lines("\nfn f(a: [u8; 2]) {", 70), "long-fn");
+    assert!(check("crypto/keyring/tests.rs", "//! Laws.\nfn f() { g().unwrap() }").is_empty());
     expect("lib.rs", "\n//! Too late.", "purpose");
     assert_eq!(check("lib.rs", "//!\n/*\n*/ f(\"\n\"); dbg!()")[0].0, 4);
 }
@@ -93,6 +94,10 @@ fn check(file: &str, source: &str) -> Vec<(usize, String)> {
     for at in words(&code, "#[cfg(test)]") {
         let end = item_end(&code, at);
         shipped.replace_range(at..end, &" ".repeat(end - at));
+    }
+    // The tests of a file that would be too long with them.
+    if file.ends_with("/tests.rs") {
+        shipped = " ".repeat(shipped.len());
     }
     let names: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
     let vague = |name: &&str| has("utils helpers common types models services", name);
