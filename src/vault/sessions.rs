@@ -127,7 +127,9 @@ impl Sessions {
     /// Forgets the failures of a name from there and from anywhere.
     pub(super) fn forgive(&self, name: &str, from: Option<IpAddr>) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        self.places(name, from).iter().for_each(|(place, _)| drop(failures.remove(place)));
+        for (place, _) in self.places(name, from) {
+            failures.remove(&place);
+        }
     }
 
     /// Where failures are counted, and how many of them are free: of a name from one network, and of a name from anywhere.
