@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, RequestBuilder, Response, Url, redirect};
+use reqwest::{Certificate, Identity, Method, RequestBuilder, Response, Url, redirect};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -40,6 +40,12 @@ pub struct ConnectArgs {
     /// Trust only the certificate authorities in this PEM file, instead of those of this computer
     #[arg(long, env = "PHIVAULT_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+
+    /// The certificate of this computer or person and its private key, in one PEM file, for a vault that asks clients for one
+    ///
+    /// Made by the authority that the vault trusts (server.tls_client_authorities); readable by its owner only (chmod 600).
+    #[arg(long, env = "PHIVAULT_CLIENT_CERTIFICATE", value_name = "FILE")]
+    pub client_certificate: Option<PathBuf>,
 
     /// Seconds to wait for an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -85,6 +91,9 @@ impl Client {
             builder = builder.no_proxy().tls_certs_only([]);
         } else if let Some(path) = &args.ca_file {
             builder = builder.tls_certs_only(authorities(path)?);
+        }
+        if let Some(path) = &args.client_certificate {
+            builder = builder.identity(identity(path)?);
         }
         let http = builder.build().context(
             "the HTTP client could not be prepared (does this computer have CA certificates? see --ca-file)",
@@ -240,6 +249,15 @@ fn address(base: &Url, path: &[&str], query: &[(&str, &str)]) -> Url {
         url.query_pairs_mut().extend_pairs(query);
     }
     url
+}
+
+fn identity(path: &Path) -> anyhow::Result<Identity> {
+    let wrong =
+        || format!("the client certificate {} is not a certificate and its private key in PEM form", path.display());
+    let pem = std::fs::read(path)
+        .map(Zeroizing::new)
+        .with_context(|| format!("the client certificate {} cannot be read", path.display()))?;
+    Identity::from_pem(&pem).with_context(wrong)
 }
 
 fn authorities(path: &Path) -> anyhow::Result<Vec<Certificate>> {

@@ -98,7 +98,7 @@ fn files(settings: &Settings) -> Vec<Finding> {
         "keys and data lie on different devices",
         "keys and data lie on one device: who steals it has both. Move the keys (keys.keyring, keys.signing_key, keys.lock)",
     ));
-    let secret = keys.key_file.as_ref().or(keys.passphrase_file.as_ref());
+    let secret = keys.key_file.as_ref().or(keys.passphrase_file.as_ref()).filter(|it| it.exists());
     out.extend(secret.map(|secret| {
         Finding::of(
             !keyfile::same_device(secret, &keys.keyring),
@@ -113,6 +113,10 @@ fn files(settings: &Settings) -> Vec<Finding> {
 fn private(what: &str, path: &Path, mend: &str) -> Finding {
     let shown = path.display();
     match std::fs::metadata(path) {
+        // Made by systemd for the service alone, while it runs.
+        Err(_) if path.starts_with("/run/credentials") => {
+            Finding { stand: Stand::Advice, what: format!("{what} {shown} is a credential that only the service sees") }
+        }
         Err(error) => Finding { stand: Stand::Wrong, what: format!("{what} {shown} cannot be looked at: {error}") },
         Ok(it) => Finding::of(
             it.permissions().mode() & 0o077 == 0,
@@ -128,7 +132,7 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
     let server = &settings.server;
     let beyond = settings.listen().is_ok_and(|it| !it.ip().is_loopback());
     let mut out = vec![match (server.tls_certificate.is_some(), beyond, server.behind_tls_proxy) {
-        (true, _, _) => Finding { stand: Stand::Well, what: "the vault ends TLS itself".into() },
+        (true, _, _) => usable("the vault ends TLS itself", super::serve::tls(server).map(drop)),
         (false, true, _) => Finding {
             stand: Stand::Advice,
             what: format!(
@@ -140,6 +144,16 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
             Finding { stand: Stand::Well, what: "it listens on this machine only; TLS is a proxy's".into() }
         }
     }];
+    out.push(Finding::of(
+        beyond || server.tls_certificate.is_some() || !server.trusted_proxies.is_empty(),
+        Stand::Advice,
+        "it knows where requests come from",
+        "it believes no proxy, so behind one all clients are this machine: set server.trusted_proxies, or tokens that are bound to networks and the patience with failed logins count for nothing",
+    ));
+    out.push(usable(
+        "reasons, retention classes and fields are ones it takes",
+        super::local::site_lists(settings).map(drop),
+    ));
     out.push(Finding::of(
         settings.limits.submits_per_second > 0,
         Stand::Advice,
@@ -164,6 +178,14 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
     out
 }
 
+/// Whether the vault would take something: by the same means as its start.
+fn usable(good: &str, loaded: anyhow::Result<()>) -> Finding {
+    match loaded {
+        Ok(()) => Finding { stand: Stand::Well, what: good.into() },
+        Err(error) => Finding { stand: Stand::Wrong, what: format!("{error:#}") },
+    }
+}
+
 fn running(address: SocketAddr) -> Finding {
     let answers = TcpStream::connect_timeout(&address, PATIENCE).is_ok();
     let good = format!("something answers on {address}");
@@ -175,6 +197,7 @@ fn evidence(settings: &Settings) -> Vec<Finding> {
     let evidence = &settings.evidence;
     let anchored = evidence.policy.is_some() || evidence.anchor_file.is_some() || evidence.anchor_url.is_some();
     let mut out = vec![
+        usable("the policy of witnesses is one it takes", super::serve::policy(settings).map(drop)),
         Finding::of(
             anchored,
             Stand::Advice,

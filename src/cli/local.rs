@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{PatientIds, Settings};
 use crate::domain::fields::Fields;
+use crate::domain::reason::Vocabulary;
 use crate::domain::retention::Retention;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyfile::{self, KeyPaths};
@@ -84,17 +85,27 @@ pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
     open_restored(settings, unlock, None)
 }
 
+/// The site's lists: the text of its reasons, its retention classes and fields.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn site_lists(settings: &Settings) -> anyhow::Result<(String, Retention, Fields)> {
+    let entries = &settings.entries;
+    let vocabulary = site_file(entries.reasons.as_deref(), REASONS, "entries.reasons")?;
+    Vocabulary::parse(&vocabulary).map_err(|error| anyhow!("The reasons cannot be used: {error}."))?;
+    let retention = Retention::parse(&site_file(entries.retention.as_deref(), RETENTION, "entries.retention")?)
+        .map_err(|error| anyhow!("The retention classes cannot be used: {error}."))?;
+    let fields = Fields::parse(&site_file(entries.fields.as_deref(), FIELDS, "entries.fields")?)
+        .map_err(|error| anyhow!("The fields cannot be used: {error}. Mend the file that entries.fields names."))?;
+    Ok((vocabulary, retention, fields))
+}
+
 /// Opens the vault that the settings name, right after it was restored from a backup.
 ///
 /// # Errors
 /// One sentence with the remedy.
 pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Restored>) -> anyhow::Result<Vault> {
-    let entries = &settings.entries;
-    let vocabulary = site_file(entries.reasons.as_deref(), REASONS, "entries.reasons")?;
-    let retention = Retention::parse(&site_file(entries.retention.as_deref(), RETENTION, "entries.retention")?)
-        .map_err(|error| anyhow!("The retention classes cannot be used: {error}."))?;
-    let fields = Fields::parse(&site_file(entries.fields.as_deref(), FIELDS, "entries.fields")?)
-        .map_err(|error| anyhow!("The fields cannot be used: {error}. Mend the file that entries.fields names."))?;
+    let (vocabulary, retention, fields) = site_lists(settings)?;
     if keyfile::same_device(&settings.storage.data_dir, &settings.keys.keyring) {
         tracing::warn!("keys and data lie on one device: who steals it has both; put [keys] on another device");
     }

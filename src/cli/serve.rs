@@ -48,19 +48,22 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The policy of witnesses, if the settings name one.
+pub(super) fn policy(settings: &Settings) -> anyhow::Result<Option<Policy>> {
+    let read = |path: &PathBuf| {
+        let text = super::receipt::read(path)?;
+        Policy::parse(&text).with_context(|| format!("{} (evidence.policy) cannot be used", path.display()))
+    };
+    settings.evidence.policy.as_ref().map(read).transpose()
+}
+
 /// What brings checkpoints to witnesses and anchors, if the settings name any.
 fn courier(settings: &Settings, vault: &Arc<Vault>) -> anyhow::Result<Option<Courier>> {
     let wanted = &settings.evidence;
     if wanted.policy.is_none() && wanted.anchor_file.is_none() && wanted.anchor_url.is_none() {
         return Ok(None);
     }
-    let policy = match &wanted.policy {
-        Some(path) => {
-            let text = super::receipt::read(path)?;
-            Some(Policy::parse(&text).with_context(|| format!("{} (evidence.policy) cannot be used", path.display()))?)
-        }
-        None => None,
-    };
+    let policy = policy(settings)?;
     let anchor_url =
         wanted.anchor_url.as_deref().map(usable).transpose().context("evidence.anchor_url cannot be used")?;
     let anchor_every = Duration::from_secs(wanted.anchor_seconds);
@@ -69,7 +72,7 @@ fn courier(settings: &Settings, vault: &Arc<Vault>) -> anyhow::Result<Option<Cou
 }
 
 /// What ends TLS, if the vault does it itself.
-fn tls(settings: &crate::config::Server) -> anyhow::Result<Option<Tls>> {
+pub(super) fn tls(settings: &crate::config::Server) -> anyhow::Result<Option<Tls>> {
     let (Some(certificate), Some(key)) = (settings.tls_certificate.clone(), settings.tls_key.clone()) else {
         return Ok(None);
     };
@@ -127,6 +130,9 @@ fn tell_now(vault: &Vault, over_limit: &OverLimit) {
     }
     if let Err(error) = vault.record_handshakes() {
         tracing::error!(%error, "how many TLS handshakes failed could not be recorded");
+    }
+    if let Err(error) = vault.record_suppressed() {
+        tracing::error!(%error, "how many denials were only counted could not be recorded");
     }
     for (caller, refused) in over_limit.take() {
         tracing::warn!(token = caller.token_id, refused, "a token asked for more than its share (limits.*_per_second)");

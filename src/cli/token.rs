@@ -69,7 +69,8 @@ struct Create {
     #[arg(long, value_name = "WHEN")]
     expires: Option<String>,
 
-    /// Accept it only from these addresses, such as 10.1.0.0/16; may be given more than once [default: any]
+    /// Accept it only from these networks, such as 10.1.0.0/16, and with these client certificates (cert: and the SHA-256 that `openssl x509
+    /// -noout -fingerprint -sha256` prints); may be given more than once [default: any]
     #[arg(long = "allow", value_name = "SOURCE", value_parser = parse_source)]
     allowed: Vec<String>,
 
@@ -341,7 +342,7 @@ fn parse_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address or a network; a bare address becomes a network of one.
+/// A network, an address, which becomes a network of one, or a client certificate.
 fn parse_source(text: &str) -> Result<String, String> {
     let source = Source::parse(text).map(|it| it.to_string());
     source.ok_or(
@@ -464,6 +465,7 @@ mod tests {
             url: "http://localhost".to_owned(),
             token_file: path.clone(),
             ca_file: None,
+            client_certificate: None,
             timeout: 1,
             insecure_http: false,
         };

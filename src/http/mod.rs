@@ -140,6 +140,29 @@ impl Handle {
     }
 }
 
+/// What is done with a new connection before its first request.
+async fn connected(
+    io: TcpStream,
+    tls: Option<Tls>,
+    vault: Arc<Vault>,
+    patience: Patience,
+) -> Result<(Guarded, Protocol, Option<SocketAddr>), DispatchError> {
+    drop(io.set_nodelay(true));
+    let peer = io.peer_addr().ok();
+    let wire = match tls {
+        None => Wire::Plain(io),
+        Some(tls) => tls.accept(io).await.map_err(|error| {
+            // Who only looks whether something listens says nothing before it goes.
+            if error.kind() != std::io::ErrorKind::UnexpectedEof {
+                vault.counters().handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            }
+            tracing::debug!(%error, "a TLS handshake failed");
+            DispatchError::Io(error)
+        })?,
+    };
+    Ok((Guarded::new(wire, patience), Protocol::Http1, peer))
+}
+
 impl Server {
     /// Binds the address; port 0 takes a free one.
     ///
@@ -193,23 +216,7 @@ impl Server {
                     .on_connect_ext(|io: &Guarded, data: &mut Extensions| io.describe(data))
                     .finish(app);
                 let (tls, vault) = (tls.clone(), vault.clone());
-                fn_service(move |io: TcpStream| {
-                    let (tls, vault) = (tls.clone(), vault.clone());
-                    async move {
-                        drop(io.set_nodelay(true));
-                        let peer = io.peer_addr().ok();
-                        let wire = match tls {
-                            None => Wire::Plain(io),
-                            Some(tls) => tls.accept(io).await.map_err(|error| {
-                                vault.counters().handshakes_failed.fetch_add(1, Ordering::Relaxed);
-                                tracing::debug!(%error, "a TLS handshake failed");
-                                DispatchError::Io(error)
-                            })?,
-                        };
-                        Ok((Guarded::new(wire, patience), Protocol::Http1, peer))
-                    }
-                })
-                .and_then(http)
+                fn_service(move |io: TcpStream| connected(io, tls.clone(), vault.clone(), patience)).and_then(http)
             })?
             .run();
         Ok(Self { server, closing, address, over_limit })

@@ -24,7 +24,7 @@ use super::approval::refused;
 use super::book;
 use super::error::VaultError;
 use super::peer::Peer;
-use super::record::{Note, default_reason, vault_itself};
+use super::record::{CheckedReason, NOT_RECORDED, Note, default_reason, searching, vault_itself};
 use super::standing::{STATE_DIGEST, Standing, digest_of};
 
 /// The kind of a login's state row.
@@ -98,7 +98,7 @@ impl Vault {
         self.allow(caller, Permission::LogIn, Action::LOGIN_ENROL)?;
         let password = Zeroizing::new(asked.password.unwrap_or_default());
         if !is_strong(&password, &caller.label) {
-            let detail = "The password has 12 characters to 256 bytes, more than four different ones, and does not hold the name; a few words are good.";
+            let detail = "The password has 12 characters to 256 bytes, more than four different ones, is no row of the alphabet or of digits, and does not hold the name; a few words are good.";
             return Err(refused("/password", "password_weak", detail));
         }
         let secret = TotpSecret::generate();
@@ -115,7 +115,7 @@ impl Vault {
             return Err(refused("", "name_taken", detail));
         }
         let row = book::row(&self.keys.ring(), KIND, &caller.token_id, &login);
-        let mut note = Note::new(caller, Action::LOGIN_ENROL, default_reason());
+        let mut note = Note::new(caller, Action::LOGIN_ENROL, purpose(caller));
         note.client = from.address;
         note.record = Some(Record::new("Login", &row.id));
         note.facts.push((STATE_DIGEST.into(), digest_of(&row)));
@@ -152,7 +152,7 @@ impl Vault {
         let passed = found.filter(|_| is_password).map(|(caller, _)| caller);
         let begun = passed.and_then(|caller| Some((self.use_code(&caller.token_id, &code)?, caller)));
         let Some((held, caller)) = begun else { return self.refuse_login(&name, from) };
-        let mut note = Note::new(&caller, Action::LOGIN, default_reason());
+        let mut note = Note::new(&caller, Action::LOGIN, purpose(&caller));
         note.client = from.address;
         if let Err(error) = self.record(note) {
             self.sessions.end(&held);
@@ -180,7 +180,7 @@ impl Vault {
     pub fn log_out(&self, caller: &Caller, held: &str, from: Peer) -> Result<(), VaultError> {
         let was_there = PlainToken::parse(held).is_some_and(|it| self.sessions.end(&it));
         if was_there {
-            let mut note = Note::new(caller, Action::LOGOUT, default_reason());
+            let mut note = Note::new(caller, Action::LOGOUT, purpose(caller));
             note.client = from.address;
             self.record(note)?;
         }
@@ -218,12 +218,12 @@ impl Vault {
         if self.disk().0 {
             return Err(VaultError::LoginFailed);
         }
-        if let Some(more) = self.denial_to_record(&caller) {
+        if let Some(more) = self.denial_to_record(&caller, Action::LOGIN_FAILED) {
             let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
             note.outcome = Outcome::Denied;
             note.client = from.address;
             if more > 0 {
-                note.facts.push(("failures_not_recorded".into(), more.to_string()));
+                note.facts.push((NOT_RECORDED.into(), more.to_string()));
             }
             self.record(note)?;
         }
@@ -250,13 +250,18 @@ pub(super) fn load(
     (logins, untrusted)
 }
 
+/// Why somebody logs in: to administer, or to see to compliance.
+fn purpose(caller: &Caller) -> CheckedReason {
+    if caller.role == Role::Admin { default_reason() } else { searching() }
+}
+
 /// What the password of a name that nobody has is compared with; nothing without memory for it.
 fn nobody() -> Option<PasswordHash> {
     let password = Zeroizing::new(hex::encode(crate::crypto::random::array::<32>()));
     PasswordHash::of(&password)
 }
 
-/// Long enough, not of a few letters, and not the name.
+/// Long enough, not of a few letters, no row of them, and not the name.
 fn is_strong(password: &str, name: &str) -> bool {
     let different: BTreeSet<char> = password.chars().collect();
     let holds_name = name.chars().count() >= 4 && password.to_lowercase().contains(&name.to_lowercase());

@@ -181,7 +181,7 @@ pub struct Vault {
     /// Held by whoever replaces sealed records, or begins or stops a re-encryption.
     reencryption: Mutex<Option<rekey::Running>>,
     progress: Arc<rekey::Progress>,
-    denials: Mutex<HashMap<String, record::Denials>>,
+    denials: Mutex<HashMap<(String, bool), record::Denials>>,
     queue: Mutex<writer::Queue>,
     room: Arc<Semaphore>,
     counters: Arc<Counters>,

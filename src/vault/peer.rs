@@ -36,7 +36,7 @@ impl Source {
             }
             None => {
                 let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-                net.ok().map(Self::Network)
+                net.ok().map(|it| Self::Network(it.trunc()))
             }
         }
     }

@@ -27,6 +27,9 @@ use super::writer::{Job, Message, Prepared, SELF, own_meta, prepare, prepare_in}
 const DENIALS_RECORDED: u32 = 20;
 const DENIAL_WINDOW_SECONDS: i64 = 60;
 
+/// The fact that tells how many denials were only counted.
+pub(super) const NOT_RECORDED: &str = "denials_not_recorded";
+
 /// A reason that was checked, with the note to be sealed.
 pub(super) type CheckedReason = (Reason, Vec<Item>);
 
@@ -101,6 +104,9 @@ pub(super) struct Denials {
     since: i64,
     recorded: u32,
     suppressed: u64,
+    /// Of whom, and for what, at first.
+    caller: Caller,
+    action: Action,
 }
 
 impl Vault {
@@ -119,11 +125,11 @@ impl Vault {
             return Ok(());
         }
         self.counters.denied.fetch_add(1, Ordering::Relaxed);
-        if let Some(suppressed) = self.denial_to_record(caller) {
+        if let Some(suppressed) = self.denial_to_record(caller, action) {
             let mut note = Note::new(caller, action, default_reason());
             note.outcome = Outcome::Denied;
             if suppressed > 0 {
-                note.facts.push(("denials_not_recorded".into(), suppressed.to_string()));
+                note.facts.push((NOT_RECORDED.into(), suppressed.to_string()));
             }
             self.record(note)?;
         }
@@ -148,8 +154,9 @@ impl Vault {
     /// # Errors
     /// What recording says.
     pub fn record_handshakes(&self) -> Result<(), VaultError> {
-        let all = self.counters.handshakes_failed.load(Ordering::Relaxed);
-        let new = all - self.counters.handshakes_told.swap(all, Ordering::Relaxed);
+        let counters = &self.counters;
+        let told = counters.handshakes_told.load(Ordering::Relaxed);
+        let new = counters.handshakes_failed.load(Ordering::Relaxed).saturating_sub(told);
         if new == 0 || self.disk().0 {
             return Ok(());
         }
@@ -157,14 +164,42 @@ impl Vault {
         let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
         note.outcome = Outcome::Denied;
         note.facts.push(("tls_handshakes_failed".into(), new.to_string()));
-        self.record(note).map(|_| ())
+        self.record(note)?;
+        counters.handshakes_told.store(told + new, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Records how many denials and failed logins were only counted, once their minute is over.
+    ///
+    /// # Errors
+    /// What recording says.
+    pub fn record_suppressed(&self) -> Result<(), VaultError> {
+        if self.disk().0 {
+            return Ok(());
+        }
+        let over = self.clock.now().0 - DENIAL_WINDOW_SECONDS * 1_000_000;
+        let counted: Vec<(Caller, Action, u64)> = {
+            let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
+            let of = denials.values_mut().filter(|it| it.suppressed > 0 && it.since <= over);
+            of.map(|it| (it.caller.clone(), it.action, std::mem::take(&mut it.suppressed))).collect()
+        };
+        for (caller, action, count) in counted {
+            let mut note = Note::new(&caller, action, default_reason());
+            note.outcome = Outcome::Denied;
+            note.facts.push((NOT_RECORDED.into(), count.to_string()));
+            self.record(note)?;
+        }
+        Ok(())
     }
 
     /// Whether this denial is recorded, and how many before it were only counted.
-    pub(super) fn denial_to_record(&self, caller: &Caller) -> Option<u64> {
+    pub(super) fn denial_to_record(&self, caller: &Caller, action: Action) -> Option<u64> {
         let now = self.clock.now().0;
         let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = denials.entry(caller.token_id.clone()).or_insert(Denials { since: now, recorded: 0, suppressed: 0 });
+        // Who fails under somebody's name does not hide what that one is denied.
+        let key = (caller.token_id.clone(), action == Action::LOGIN_FAILED);
+        let fresh = || Denials { since: now, recorded: 0, suppressed: 0, caller: caller.clone(), action };
+        let mine = denials.entry(key).or_insert_with(fresh);
         if now - mine.since >= DENIAL_WINDOW_SECONDS * 1_000_000 {
             (mine.since, mine.recorded) = (now, 0);
         }

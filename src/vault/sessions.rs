@@ -10,14 +10,14 @@ use crate::crypto::token::{HashedToken, PlainToken};
 
 /// Sessions of one token at a time; a further one ends the oldest.
 const MAX_OF_ONE: usize = 4;
-/// Failures that cost nothing; from the next on each doubles the wait.
+/// From this failure on each costs a wait, and doubles it.
 const FREE_FAILURES: u32 = 5;
 /// The first wait, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 /// After so long without a try its failures are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3_600);
-/// Failures of one name from anywhere that cost nothing. More than from one network, so that nobody alone can keep a person out from
+/// The same for one name from anywhere. More than from one network, so that nobody alone can keep a person out from
 /// where they work.
 const FREE_FROM_ANYWHERE: u32 = 50;
 /// Names are told apart by this many hashes, so that made-up ones cannot fill the memory.

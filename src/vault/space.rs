@@ -49,7 +49,15 @@ impl Space {
             let wanted = if full { self.reserve.saturating_add(self.reserve / 4) } else { self.reserve };
             self.free.store(free, Ordering::Relaxed);
             if full != (free < wanted) {
-                tracing::error!(free, reserve = self.reserve, full = !full, "the disk is full, or has room again");
+                if full {
+                    tracing::info!(free, reserve = self.reserve, "the disk has room again");
+                } else {
+                    tracing::error!(
+                        free,
+                        reserve = self.reserve,
+                        "the disk is down to its reserve; submissions are refused"
+                    );
+                }
             }
             self.full.store(free < wanted, Ordering::Relaxed);
         }
