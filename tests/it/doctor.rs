@@ -39,6 +39,16 @@ async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_
     let careless = [("PHIVAULT_EVIDENCE__SCRUB_PER_SECOND", "0"), ("PHIVAULT_STORAGE__RESERVE_MB", "100000000")];
     let (_, said) = doctor(&careless);
     assert!(said.contains("nothing looks for damage") && said.contains("make room"), "{said}");
+    // What a start would refuse, it refuses too.
+    let gone = [
+        ("PHIVAULT_SERVER__TLS_CERTIFICATE", "/gone.pem"),
+        ("PHIVAULT_SERVER__TLS_KEY", keyring.to_str().unwrap()),
+        ("PHIVAULT_EVIDENCE__POLICY", "/gone.policy"),
+        ("PHIVAULT_ENTRIES__REASONS", "/gone.reasons"),
+    ];
+    let (code, said) = doctor(&gone);
+    let wrong = said.lines().filter(|it| it.starts_with("WRONG") && it.contains("/gone.")).count();
+    assert_eq!((code, wrong), (1, 3), "{said}");
     let (code, said) = doctor(&[("PHIVAULT_SERVER__LISTEN", "0.0.0.0:1")]);
     assert!(code == 2 && said.is_empty(), "settings that cannot be used are not looked over: {said}");
     app.start();

@@ -165,6 +165,26 @@ async fn a_token_that_is_bound_to_a_client_certificate_is_nobody_s_without_it() 
         200,
         "a token bound to none"
     );
+    // The command line brings it, too.
+    let listed = |certificate: Option<&str>| {
+        let mut command = crate::app::program();
+        command.args(["token", "list", "--json", "--url", app.url()]).arg("--ca-file").arg(put(
+            &dir,
+            "ca.pem",
+            &servers.pem(),
+        ));
+        command.arg("--token-file").arg(put(&dir, "admin.token", &app.admin().token));
+        command.args(certificate.into_iter().flat_map(|it| ["--client-certificate", it]));
+        command.output().unwrap()
+    };
+    let held = put(&dir, "ours.pem", &format!("{}{}", ours.0, ours.1));
+    let (with, without) = (listed(Some(&held)), listed(None));
+    assert!(
+        with.status.success() && !without.status.success(),
+        "{}{}",
+        crate::app::text(&with),
+        crate::app::text(&without)
+    );
     app.stop();
 }
 

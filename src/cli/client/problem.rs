@@ -81,7 +81,9 @@ impl Problem {
     pub(super) fn no_answer(error: &reqwest::Error, base: &Url) -> Self {
         let place = place(base);
         let cause = root_cause(error);
-        let (code, title) = if cause.contains("certificate") {
+        let (code, title) = if cause.contains("CertificateRequired") {
+            ("certificate_required", format!("{place} asks for a client certificate"))
+        } else if cause.contains("certificate") {
             ("untrusted", format!("the certificate of {place} was not accepted"))
         } else if error.is_timeout() {
             ("timeout", format!("{place} did not answer in time"))
@@ -144,6 +146,9 @@ impl Problem {
     fn advice(&self) -> String {
         let text = match (self.status, self.code.as_str()) {
             (None, "unreachable") => "is the vault running? Start it with `phivault serve --config …`, and check --url",
+            (None, "certificate_required") => {
+                "name a file with your certificate and its private key with --client-certificate; an admin of the vault says whose"
+            }
             (None, "untrusted") => {
                 "check the host name in --url; if your own authority signed the certificate, name it with --ca-file"
             }
