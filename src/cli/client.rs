@@ -84,6 +84,8 @@ impl Client {
             .user_agent(concat!("phivault/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .redirect(redirect::Policy::none())
+            // Less than limits.idle_seconds of a vault, so that no request goes to a connection that it is just closing.
+            .pool_idle_timeout(Duration::from_secs(10))
             .connect_timeout(timeout.min(Duration::from_secs(10)))
             .read_timeout(timeout);
         if base.scheme() == "http" {

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
+
 use crate::config::{PatientIds, Settings};
+use crate::domain::reason::Vocabulary;
 use crate::keyfile;
 
 use super::local;
@@ -150,10 +153,7 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
         "it knows where requests come from",
         "it believes no proxy, so behind one all clients are this machine: set server.trusted_proxies, or tokens that are bound to networks and the patience with failed logins count for nothing",
     ));
-    out.push(usable(
-        "reasons, retention classes and fields are ones it takes",
-        super::local::site_lists(settings).map(drop),
-    ));
+    out.push(usable("reasons, retention classes and fields are ones it takes", lists(settings)));
     out.push(Finding::of(
         settings.limits.submits_per_second > 0,
         Stand::Advice,
@@ -176,6 +176,11 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
         out.push(running(address));
     }
     out
+}
+
+fn lists(settings: &Settings) -> anyhow::Result<()> {
+    let (reasons, ..) = super::local::site_lists(settings)?;
+    Vocabulary::parse(&reasons).map(drop).context("the reasons (entries.reasons) cannot be used")
 }
 
 /// Whether the vault would take something: by the same means as its start.

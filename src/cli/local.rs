@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use crate::config::{PatientIds, Settings};
 use crate::domain::fields::Fields;
-use crate::domain::reason::Vocabulary;
 use crate::domain::retention::Retention;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyfile::{self, KeyPaths};
@@ -92,7 +91,6 @@ pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
 pub fn site_lists(settings: &Settings) -> anyhow::Result<(String, Retention, Fields)> {
     let entries = &settings.entries;
     let vocabulary = site_file(entries.reasons.as_deref(), REASONS, "entries.reasons")?;
-    Vocabulary::parse(&vocabulary).map_err(|error| anyhow!("The reasons cannot be used: {error}."))?;
     let retention = Retention::parse(&site_file(entries.retention.as_deref(), RETENTION, "entries.retention")?)
         .map_err(|error| anyhow!("The retention classes cannot be used: {error}."))?;
     let fields = Fields::parse(&site_file(entries.fields.as_deref(), FIELDS, "entries.fields")?)

@@ -291,7 +291,9 @@ impl Client {
 /// A plain HTTP client.
 pub fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(60));
+    // A connection that idled is closed by the server just as it would be used again.
+    let http = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(5));
+    let http = http.no_proxy().tls_certs_only([]).timeout(Duration::from_secs(60));
     http.build().unwrap()
 }
 
