@@ -1,10 +1,12 @@
 //! `[server]`: where the vault listens, and how the way to it is protected.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::vault::Source;
 
 use super::ConfigError;
 
@@ -75,14 +77,11 @@ impl Server {
     /// # Errors
     /// When one is no address and no network.
     pub fn proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
-        let read = |text: &String| {
-            let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            let net = net.map(|net| net.trunc()).ok().filter(|net| net.prefix_len() > 0);
-            net.ok_or_else(|| {
-                ConfigError(format!(
-                    "server.trusted_proxies: {text:?} is no address and no network such as 10.1.0.0/24, or it is everybody."
-                ))
-            })
+        let read = |text: &String| match Source::parse(text) {
+            Some(Source::Network(net)) if net.prefix_len() > 0 => Ok(net),
+            _ => Err(ConfigError(format!(
+                "server.trusted_proxies: {text:?} is no address and no network such as 10.1.0.0/24, or it is everybody."
+            ))),
         };
         self.trusted_proxies.iter().map(read).collect()
     }

@@ -48,6 +48,16 @@ fn client(authority: &Authority, own: Option<&(String, String)>) -> Client {
     builder.build().unwrap()
 }
 
+/// Starts a stopped vault that ends TLS and asks its clients for certificates.
+fn start_with_clients(app: &mut App, servers: &Authority, clients: &Authority) {
+    let dir = app.dir().to_owned();
+    let (certificate, key) = certified(servers, "127.0.0.1");
+    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &put(&dir, "tls.pem", &certificate));
+    app.set("PHIVAULT_SERVER__TLS_KEY", &put(&dir, "tls.key", &key));
+    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&dir, "clients.pem", &clients.pem()));
+    app.start();
+}
+
 async fn healthy(app: &App, client: &Client) -> bool {
     client.get(format!("{}/healthz", app.url())).send().await.is_ok_and(|it| it.status() == 200)
 }
@@ -112,12 +122,7 @@ async fn with_client_authorities_only_their_clients_are_let_in() {
     let mut app = App::spawn().await;
     app.stop();
     let (servers, clients, strangers) = (authority(), authority(), authority());
-    let dir = app.dir().to_owned();
-    let (certificate, key) = certified(&servers, "127.0.0.1");
-    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &put(&dir, "tls.pem", &certificate));
-    app.set("PHIVAULT_SERVER__TLS_KEY", &put(&dir, "tls.key", &key));
-    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&dir, "clients.pem", &clients.pem()));
-    app.start();
+    start_with_clients(&mut app, &servers, &clients);
     let (ours, theirs) = (certified(&clients, "ehr"), certified(&strangers, "ehr"));
     assert!(healthy(&app, &client(&servers, Some(&ours))).await);
     assert!(!healthy(&app, &client(&servers, None)).await);
@@ -153,11 +158,7 @@ async fn a_token_that_is_bound_to_a_client_certificate_is_nobody_s_without_it() 
     assert_eq!(app.with_token(&token).get("/v1/reasons").await.status, 401, "no certificate in clear");
     app.stop();
     let dir = app.dir().to_owned();
-    let (certificate, key) = certified(&servers, "127.0.0.1");
-    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &put(&dir, "tls.pem", &certificate));
-    app.set("PHIVAULT_SERVER__TLS_KEY", &put(&dir, "tls.key", &key));
-    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&dir, "clients.pem", &clients.pem()));
-    app.start();
+    start_with_clients(&mut app, &servers, &clients);
     assert_eq!(reasons(&app, &client(&servers, Some(&ours)), &token).await, 200);
     assert_eq!(reasons(&app, &client(&servers, Some(&other)), &token).await, 401, "another node of the same authority");
     assert_eq!(
