@@ -329,7 +329,11 @@ impl ProcessLock {
     }
 }
 
-fn sync_folder(path: &Path) -> Result<(), FileError> {
+/// Makes the name of a file durable.
+///
+/// # Errors
+/// [`FileError`].
+pub fn sync_folder(path: &Path) -> Result<(), FileError> {
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     File::open(folder)
         .and_then(|it| it.sync_all())

@@ -118,10 +118,7 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// One sentence with the remedy.
 pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
-    let settings_file = args.dir.join("phivault.toml");
-    if settings_file.exists() {
-        bail!("There is a vault at {} already. Nothing was changed.", args.dir.display());
-    }
+    init::refuse_a_vault(&args.dir)?;
     crate::telemetry::start(&crate::config::Log { level: "warn".into(), ..Default::default() })
         .map_err(|it| anyhow!(it))?;
     let unlock = match &args.key_file {
@@ -140,16 +137,6 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     if args.blind {
         settings.entries.patient_ids = crate::config::PatientIds::Blind;
     }
-    let known = last_known.is_some();
-    let restored = unpack(args, &settings, &local::key_paths(&settings), &unlock, last_known)?;
-    let bare = restored.entries.saturating_sub(restored.signed);
-    let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
-    let vault = local::open_restored(&settings, &unlock, Some(restored))
-        .inspect_err(|_| vault::undo_restore(&settings.storage.data_dir, &local::key_paths(&settings)))?;
-    let origin = vault.origin().to_owned();
-    let problems = vault.readiness().problems;
-    let unreadable = vault.unreadable()?;
-    vault.stop()?;
     let how = Unlocking {
         passphrase_file: args.passphrase_file.as_deref(),
         key_file: args.key_file.as_deref(),
@@ -157,7 +144,18 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
         pkcs11: None,
         blind: args.blind,
     };
-    keyfile::create_private(&dir.join("phivault.toml"), init::settings_text(&how)?.as_bytes())?;
+    let text = init::settings_text(&how)?;
+    let known = last_known.is_some();
+    let restored = unpack(args, &settings, &local::key_paths(&settings), &unlock, last_known)?;
+    let bare = restored.entries.saturating_sub(restored.signed);
+    let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
+    let begun = || {
+        let vault = local::open_new(&settings, &unlock, Some(restored))?;
+        let begun = (vault.origin().to_owned(), vault.readiness().problems, vault.unreadable()?);
+        vault.stop()?;
+        anyhow::Ok(begun)
+    };
+    let (origin, problems, unreadable) = init::whole_or_nothing(&settings, &dir, &text, begun)?;
     let mut said = format!("{entries} entries are restored; the ledger {origin} begins over them.");
     said.push_str(&match (known, missing) {
         (false, _) => "\nNo newer checkpoint was given, so whether entries are missing is not known.".to_owned(),

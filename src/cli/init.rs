@@ -69,10 +69,7 @@ const WAYS: &str = "give --passphrase-file, --passphrase-fd or --key-file, or ru
 /// # Errors
 /// One sentence with the remedy.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let settings_file = args.dir.join("phivault.toml");
-    if settings_file.exists() {
-        bail!("There is a vault at {} already. Nothing was changed.", args.dir.display());
-    }
+    refuse_a_vault(&args.dir)?;
     let pkcs11 = args.pkcs11.given();
     let unlock = match (&args.key_file, &pkcs11) {
         (Some(path), _) => keyfile::read_key_file(path)?,
@@ -97,10 +94,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     eprintln!("The vault is made. Next:");
     eprintln!("  1. Keep the passphrase or key file twice, apart from the data: without it nothing can be revealed.");
     eprintln!("  2. Back up {dir}/keys, and the lock ({dir}/keys/checkpoint.lock) apart from the database.");
-    eprintln!("  3. phivault serve --config {}", settings_file.display());
+    eprintln!("  3. phivault serve --config {}", args.dir.join("phivault.toml").display());
     eprintln!("The admin token, shown this once (give it to `phivault token create` in a file):");
     println!("{token}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A vault is never made over another.
+pub(super) fn refuse_a_vault(dir: &Path) -> anyhow::Result<()> {
+    if dir.join("phivault.toml").exists() {
+        bail!("There is a vault at {} already. Nothing was changed.", dir.display());
+    }
+    Ok(())
 }
 
 /// What goes into the settings of a new vault.
@@ -122,20 +127,41 @@ pub struct Unlocking<'a> {
 /// # Errors
 /// One sentence with the remedy.
 pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: &str) -> anyhow::Result<String> {
+    refuse_a_vault(dir)?;
     keyfile::create_folder(dir)?;
     let dir = dir.canonicalize().with_context(|| format!("The folder {} cannot be used", dir.display()))?;
     let mut settings = Settings::in_folder(&dir);
     if how.blind {
         settings.entries.patient_ids = crate::config::PatientIds::Blind;
     }
+    let text = settings_text(how)?;
     let (data, keys, blind) = (settings.storage.data_dir.clone(), local::key_paths(&settings), how.blind);
     let creation = Creation { data, keys, unlock, cost, name, blind };
     vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
-    let vault = local::open(&settings, unlock)?;
-    let (_, token) = vault.local_token(Role::Admin, "admin")?;
-    vault.stop()?;
-    keyfile::create_private(&dir.join("phivault.toml"), settings_text(how)?.as_bytes())?;
-    Ok(token)
+    let with_token = || {
+        let vault = local::open_new(&settings, unlock, None)?;
+        let (_, token) = vault.local_token(Role::Admin, "admin")?;
+        vault.stop()?;
+        anyhow::Ok(token)
+    };
+    whole_or_nothing(&settings, &dir, &text, with_token)
+}
+
+/// The last steps of making a vault: what makes it whole, then its settings. If one fails nothing is left, so that the same command
+/// can be given again.
+pub(super) fn whole_or_nothing<T>(
+    settings: &Settings,
+    dir: &Path,
+    text: &str,
+    last: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let file = dir.join("phivault.toml");
+    let made = last().and_then(|made| {
+        keyfile::create_private(&file, text.as_bytes()).inspect_err(|_| drop(std::fs::remove_file(&file)))?;
+        Ok(made)
+    });
+    made.inspect_err(|_| vault::unmake(&settings.storage.data_dir, &local::key_paths(settings)))
+        .context("The vault could not be made, and nothing of it was kept")
 }
 
 /// A new passphrase from a file or descriptor, or asked for twice.

@@ -81,7 +81,16 @@ pub fn key_paths(settings: &Settings) -> KeyPaths {
 /// # Errors
 /// One sentence with the remedy.
 pub fn open(settings: &Settings, unlock: &Unlock) -> anyhow::Result<Vault> {
-    open_restored(settings, unlock, None)
+    // Answers that wait are given up; clients retry with the same ids. A dead writer is never a live server.
+    open_with(settings, unlock, None, Box::new(|| std::process::exit(70)))
+}
+
+/// Opens a vault that is just being made, after a backup or as a new one. If its disk fails the step that wanted it says so.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub fn open_new(settings: &Settings, unlock: &Unlock, restored: Option<Restored>) -> anyhow::Result<Vault> {
+    open_with(settings, unlock, restored, Box::new(|| ()))
 }
 
 /// The site's lists: the text of its reasons, its retention classes and fields.
@@ -98,11 +107,12 @@ pub fn site_lists(settings: &Settings) -> anyhow::Result<(String, Retention, Fie
     Ok((vocabulary, retention, fields))
 }
 
-/// Opens the vault that the settings name, right after it was restored from a backup.
-///
-/// # Errors
-/// One sentence with the remedy.
-pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Restored>) -> anyhow::Result<Vault> {
+fn open_with(
+    settings: &Settings,
+    unlock: &Unlock,
+    restored: Option<Restored>,
+    fatal: Box<dyn Fn() + Send>,
+) -> anyhow::Result<Vault> {
     let (vocabulary, retention, fields) = site_lists(settings)?;
     if keyfile::same_device(&settings.storage.data_dir, &settings.keys.keyring) {
         tracing::warn!("keys and data lie on one device: who steals it has both; put [keys] on another device");
@@ -129,8 +139,7 @@ pub fn open_restored(settings: &Settings, unlock: &Unlock, restored: Option<Rest
         clock: Arc::new(SystemClock),
         clock_state: clock_state(),
         restored,
-        // Answers that wait are given up; clients retry with the same ids. A dead writer is never a live server.
-        fatal: Box::new(|| std::process::exit(70)),
+        fatal,
     };
     // The sentence holds its cause already; a chain would say it twice.
     Vault::open(opening).map_err(|error| anyhow!(error.to_string()))

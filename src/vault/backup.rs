@@ -22,6 +22,7 @@ use crate::ledger::note::{NoteSigner, VerifierKey};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
+use super::create::unmake;
 use super::open::{Restored, database};
 use super::verify::{Report, Verdict, VerifyAsked, verify};
 
@@ -86,7 +87,7 @@ pub fn back_up(
     };
     let text = serde_json::to_string_pretty(&manifest).map_err(|error| error.to_string())?;
     work.write(MANIFEST, &text)?;
-    pack(&work, out).map_err(|error| format!("{} cannot be written: {error}", out.display()))?;
+    pack(&work, out)?;
     Ok(manifest)
 }
 
@@ -124,22 +125,7 @@ pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
         return Err(format!("{} exists already; a vault is never overwritten. Nothing was changed.", there.display()));
     }
     let data = asked.data;
-    lay_out(asked).inspect_err(|_| undo_restore(data, keys))
-}
-
-/// Removes what a restore made that did not come to its end. Only called when nothing of it was there before.
-pub fn undo_restore(data: &Path, keys: &KeyPaths) {
-    let database = database(data);
-    let mut database_parts = vec![database.clone(), database.with_file_name("vault.pid")];
-    database_parts.extend(["-wal", "-shm"].map(|end| {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(end);
-        database.with_file_name(name)
-    }));
-    let key_files = [keys.keyring.clone(), keys.signing_key.clone(), keys.verifier_key(), keys.lock.clone()];
-    let all: Vec<_> = database_parts.into_iter().chain(key_files).collect();
-    // What cannot be removed is named by the next attempt.
-    all.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    lay_out(asked).inspect_err(|_| unmake(data, keys))
 }
 
 fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
@@ -230,8 +216,10 @@ impl Work {
         if folder.exists() {
             return Err(format!("{} is left from an earlier attempt; remove it first.", folder.display()));
         }
-        keyfile::create_folder(&folder).map_err(|error| error.to_string())?;
-        Ok(Self(folder))
+        // From here on it is removed, whatever happens.
+        let work = Self(folder);
+        keyfile::create_folder(&work.0).map_err(|error| error.to_string())?;
+        Ok(work)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -258,9 +246,10 @@ impl Drop for Work {
     }
 }
 
-fn pack(work: &Work, out: &Path) -> std::io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out)?;
-    let result = (|| {
+fn pack(work: &Work, out: &Path) -> Result<(), String> {
+    let failed = |error| format!("{} cannot be written: {error}", out.display());
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(failed)?;
+    let packed = || {
         let mut tar = tar::Builder::new(&file);
         tar.mode(tar::HeaderMode::Deterministic);
         for name in [MANIFEST, CHECKPOINT, VKEY, DATABASE] {
@@ -268,8 +257,10 @@ fn pack(work: &Work, out: &Path) -> std::io::Result<()> {
         }
         tar.into_inner()?;
         file.sync_all()
-    })();
-    result.inspect_err(|_| drop(std::fs::remove_file(out)))
+    };
+    // Its name must outlive a power cut, too.
+    let written = packed().map_err(failed).and_then(|()| keyfile::sync_folder(out).map_err(|error| error.to_string()));
+    written.inspect_err(|_| drop(std::fs::remove_file(out)))
 }
 
 /// Takes out the four files and nothing else, each into the work folder whatever its name in the archive looks like.

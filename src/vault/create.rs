@@ -1,6 +1,6 @@
 //! Making a vault: database, keyring, signing key and lock, and the first entry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::crypto::kek::{Cost, Unlock};
 use crate::crypto::keyring::Keyring;
@@ -44,9 +44,9 @@ pub struct Creation<'a> {
 /// Makes a new vault: database, keyring, signing key, lock. Refuses when any of them exists.
 ///
 /// # Errors
-/// [`OpenError`]; what was made before the failure stays and is named.
+/// [`OpenError`]; then nothing is left of what was made.
 pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenError> {
-    let Creation { data, keys: paths, unlock, cost, name, .. } = creation;
+    let Creation { data, keys: paths, .. } = creation;
     let database = database(data);
     let all = [&database, &paths.keyring, &paths.signing_key, &paths.verifier_key(), &paths.lock];
     if let Some(there) = all.into_iter().find(|it| it.exists()) {
@@ -55,6 +55,27 @@ pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenErro
             there.display()
         )));
     }
+    lay_out(creation, clock).inspect_err(|_| unmake(data, paths))
+}
+
+/// Removes a vault whose making did not come to its end. Only for what made it, which found nothing of it there before.
+pub fn unmake(data: &Path, keys: &KeyPaths) {
+    let database = database(data);
+    let mut database_parts = vec![database.clone(), database.with_file_name("vault.pid")];
+    database_parts.extend(["-wal", "-shm"].map(|end| {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(end);
+        database.with_file_name(name)
+    }));
+    let key_files = [keys.keyring.clone(), keys.signing_key.clone(), keys.verifier_key(), keys.lock.clone()];
+    let all: Vec<_> = database_parts.into_iter().chain(key_files).collect();
+    // What cannot be removed is named by the next attempt.
+    all.iter().for_each(|path| drop(std::fs::remove_file(path)));
+}
+
+fn lay_out(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenError> {
+    let Creation { data, keys: paths, unlock, cost, name, .. } = creation;
+    let database = database(data);
     let origin = format!("{name}/{}", hex::encode(random::array::<8>()));
     let signer = NoteSigner::from_seed(&origin, &random::array())
         .map_err(|error| OpenError::Distrust(format!("The ledger name {name:?} cannot be used: {error}.")))?;

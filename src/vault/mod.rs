@@ -73,10 +73,10 @@ pub use crate::crypto::lock::{MAIN_SLOT, Slot};
 pub use crate::crypto::token::PlainToken;
 pub use crate::ledger::tiles::TileName;
 pub use approval::{Approval, Asked, Done, Operation, Stage};
-pub use backup::{Manifest, RestoreAsked, back_up, restore, undo_restore};
+pub use backup::{Manifest, RestoreAsked, back_up, restore};
 pub use breach::{BreachAsked, BreachScope, RevealSeen};
 pub use certificate::Certificate;
-pub use create::{Creation, create};
+pub use create::{Creation, create, unmake};
 pub use cursor::Walk;
 pub use disclosure::{Disclosure, verify_disclosure};
 pub use disposal::{Disposed, PlannedBucket, Redacted, RetentionPlan};
@@ -191,7 +191,8 @@ pub struct Vault {
 
 /// What runs in the background.
 struct Threads {
-    writer: JoinHandle<()>,
+    /// Tells whether it wrote all that it took.
+    writer: JoinHandle<bool>,
     signer: JoinHandle<()>,
     stop_signer: Sender<()>,
     scrubber: Option<(JoinHandle<()>, Sender<()>)>,
@@ -231,7 +232,7 @@ impl Vault {
     /// Finishes what was taken, seals and signs it, and ends the background threads. Later submissions are refused.
     ///
     /// # Errors
-    /// What recording the stop says; the threads are ended all the same.
+    /// What recording the stop says, or [`VaultError::Unknown`] when the database failed on the way; the threads are ended all the same.
     pub fn stop(&self) -> Result<(), VaultError> {
         let Some(mut threads) = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
@@ -241,10 +242,10 @@ impl Vault {
         let meta = writer::own_meta(Action::VAULT_STOP, Vec::new());
         let recorded = self.commit_now(vec![(meta, Vec::new())], Vec::new());
         let stopped = self.send(writer::Message::Stop);
-        drop(threads.writer.join());
+        let wrote = threads.writer.join().unwrap_or(false);
         drop(threads.stop_signer);
         drop(threads.signer.join());
-        recorded.map(|_| ()).and(stopped)
+        recorded.map(|_| ()).and(stopped).and(if wrote { Ok(()) } else { Err(VaultError::Unknown) })
     }
 
     /// Covers everything committed so far by a seal entry and a signed checkpoint, now instead of within a second.

@@ -84,7 +84,8 @@ pub struct Opening<'a> {
     pub clock_state: &'static str,
     /// It was just restored from a backup, under a new signing key; a new ledger begins here.
     pub restored: Option<Restored>,
-    /// Called when the writer can no longer work. The process must end: a dead writer must not be a live server.
+    /// Called when the writer can no longer work. A server's process must end then: a dead writer must not be a live server. What only
+    /// opens a vault for a step of its own learns it from that step, or from [`Vault::stop`].
     pub fatal: Box<dyn Fn() + Send>,
 }
 
@@ -409,13 +410,14 @@ fn start(
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run(&received)));
         flag.stopped.store(true, Ordering::Release);
         match result {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::error!(%error, "the writer failed; whether the last batch is in is unknown, the process ends")
             }
             Err(_) => tracing::error!("the writer panicked; the process ends"),
         }
         fatal();
+        false
     });
     let signer = std::thread::Builder::new().name("signer".into()).spawn(move || {
         let idle = move || {

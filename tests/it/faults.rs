@@ -1,6 +1,9 @@
 //! A disk that fails: every kind of call in turn, once and for ever, under a real server. What was acknowledged is there, once, where
 //! it was told; the server ends or goes on, but never says what is not so; the next start is clean.
 //!
+//! A life is: start, 200 entries, a checkpoint, a new data key, re-encryption, destruction of the old key by two persons, stop. What is
+//! one command (init, backup, restore) has its own tests in `faults/commands.rs`.
+//!
 //! The faults come from a small library that is preloaded (`tests/fault/shim.c`), made with the C compiler that the build needs anyway.
 
 use std::collections::HashMap;
@@ -8,16 +11,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use phivault::domain::caller::Role;
+use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::app::{App, entry};
-use crate::check::entries;
+use crate::app::{Answer, App, Client, entry};
+use crate::check::{check_vault, entries};
+use crate::tamper::edits::{copy, put};
 
-/// Submissions of one life.
-const SUBMISSIONS: usize = 5;
+mod commands;
+
+/// Entries of the requests of one life: singles, and batches.
+const REQUESTS: [usize; 8] = [1, 1, 60, 1, 1, 75, 1, 60];
 /// Calls that are failed of each kind, unless `PHIVAULT_TEST_FAULTS` says how many, or `all`.
-const POINTS: usize = 10;
+const POINTS: usize = 6;
 
 /// Where, which calls, how, and whether for ever.
 const FAULTS: [(&str, &str, &str, bool); 8] = [
@@ -31,48 +39,60 @@ const FAULTS: [(&str, &str, &str, bool); 8] = [
     ("keys", "wso", "enospc", true),
 ];
 
-/// What was acknowledged: id, and the position that was told.
-type Acknowledged = HashMap<Uuid, u64>;
+/// What a life was told.
+#[derive(Default)]
+struct Told {
+    /// What was acknowledged: id, and position.
+    entries: HashMap<Uuid, u64>,
+    /// Whether the old key was said to be destroyed.
+    destroyed: bool,
+    /// Whether everything was answered well.
+    whole: bool,
+}
+
+/// A vault that begins the same life again and again.
+struct Lives {
+    app: App,
+    /// The vault as it is before a life.
+    before: tempfile::TempDir,
+    second: String,
+    shim: PathBuf,
+}
 
 #[tokio::test]
 async fn whatever_call_of_the_disk_fails_nothing_acknowledged_is_lost_and_the_next_start_is_clean() {
     if !cfg!(target_os = "linux") {
         return eprintln!("SKIPPED: a library is preloaded under the server, which takes Linux");
     }
-    let mut app = App::spawn().await;
-    app.stop();
-    let shim = preloaded("shim.c", app.dir());
-    app.set("FAULT_COUNT", app.dir().join("calls").to_str().unwrap().to_owned().as_str());
-    let wanted = std::env::var("PHIVAULT_TEST_FAULTS").unwrap_or_else(|_| POINTS.to_string());
-    let (mut acknowledged, mut lives, mut broken) = (Acknowledged::new(), 0, 0);
+    let mut lives = Lives::new().await;
+    let (mut acknowledged, mut count, mut broken, mut destroyed) = (0, 0, 0, 0);
     for (place, calls, kind, ever) in FAULTS {
-        app.set("FAULT_UNDER", app.dir().join(place).to_str().unwrap().to_owned().as_str());
-        app.set("FAULT_CALLS", calls);
-        app.set("FAULT_KIND", kind);
-        app.set("FAULT_EVER", if ever { "1" } else { "0" });
-        let all = counted(&mut app, &shim, &mut acknowledged).await;
+        lives.fault(place, calls, kind, ever);
+        let all = lives.counted().await;
         assert!(all > 0, "{place} {calls}: a life makes such calls");
-        let count = if wanted == "all" { all } else { wanted.parse::<usize>().unwrap().min(all) };
-        // Spread evenly over the life, its start and its end among them.
-        for n in (0..count).map(|n| 1 + n * (all - 1) / (count - 1).max(1)) {
-            app.set("FAULT_AT", &n.to_string());
-            let whole = life(&mut app, &shim, &mut acknowledged).await;
-            lives += 1;
-            broken += u32::from(!whole);
-            clean(
-                &mut app,
-                &acknowledged,
-                &format!("{kind} at {calls} call {n} of {all} in {place}, for ever: {ever}"),
-            )
-            .await;
+        for n in points(all) {
+            lives.app.set("FAULT_AT", &n.to_string());
+            let told = lives.life().await;
+            lives.clean(&told, &format!("{kind} at {calls} call {n} of {all} in {place}, for ever: {ever}")).await;
+            count += 1;
+            acknowledged += told.entries.len();
+            broken += u32::from(!told.whole);
+            destroyed += u32::from(told.destroyed);
         }
     }
     println!(
-        "{lives} lives with a fault, {broken} of them broken off; {} entries acknowledged, all there",
-        acknowledged.len()
+        "{count} lives with a fault, {broken} of them broken off; {acknowledged} entries acknowledged, all there; \
+         {destroyed} keys said to be destroyed, all gone"
     );
     assert!(broken > 0, "no fault was ever noticed, so none was made");
-    app.finish();
+    lives.app.finish();
+}
+
+/// Which calls fail, of so many: spread evenly, the first and the last among them.
+fn points(all: usize) -> impl Iterator<Item = usize> {
+    let wanted = std::env::var("PHIVAULT_TEST_FAULTS").unwrap_or_else(|_| POINTS.to_string());
+    let count = if wanted == "all" { all } else { wanted.parse::<usize>().unwrap().min(all) };
+    (0..count).map(move |n| 1 + n * (all - 1) / (count - 1).max(1))
 }
 
 /// Builds a library to preload under a server.
@@ -85,62 +105,137 @@ pub fn preloaded(source: &str, folder: &Path) -> PathBuf {
     library
 }
 
-/// A life without a fault: how many calls of the kind it makes.
-async fn counted(app: &mut App, shim: &Path, acknowledged: &mut Acknowledged) -> usize {
-    app.set("FAULT_AT", "0");
-    assert!(life(app, shim, acknowledged).await, "{}", app.log());
-    let calls = std::fs::read_to_string(app.dir().join("calls")).unwrap();
-    calls.trim().parse().unwrap()
-}
+impl Lives {
+    async fn new() -> Self {
+        let mut app = App::spawn().await;
+        let second = app.make_token(Role::Admin, "second-admin").await;
+        app.submitter().submit(&entry()).await;
+        app.stop();
+        let (before, shim) = (copy(app.dir()), preloaded("shim.c", app.dir()));
+        app.set("FAULT_COUNT", app.dir().join("calls").to_str().unwrap().to_owned().as_str());
+        Self { app, before, second, shim }
+    }
 
-/// Starts a server under the shim and works with it until it is stopped or ends; whether everything was answered well.
-async fn life(app: &mut App, shim: &Path, acknowledged: &mut Acknowledged) -> bool {
-    app.set("LD_PRELOAD", shim.to_str().unwrap());
-    let mut whole = app.try_start().is_ok();
-    if whole {
-        for n in 0..SUBMISSIONS {
-            let mut body = entry();
-            let id = Uuid::now_v7();
-            body["id"] = json!(id);
-            body["record"]["id"] = json!(format!("c-{n}"));
-            let request = app.submitter().request(reqwest::Method::POST, "/v1/entries").json(&body);
-            match app.submitter().try_send(request).await {
-                Ok(answer) if answer.status == 201 => {
-                    let told: Value = answer.json();
-                    acknowledged.insert(id, told["sequence"].as_u64().unwrap());
-                }
-                Ok(answer) => {
-                    assert_eq!(answer.status, 503, "{answer:?}");
-                    whole = false;
-                }
-                Err(_) => whole = false,
-            }
+    /// Which calls fail from now on.
+    fn fault(&mut self, place: &str, calls: &str, kind: &str, ever: bool) {
+        let place = self.app.dir().join(place).to_str().unwrap().to_owned();
+        let ever = if ever { "1" } else { "0" };
+        for (name, value) in [("UNDER", place.as_str()), ("CALLS", calls), ("KIND", kind), ("EVER", ever)] {
+            self.app.set(&format!("FAULT_{name}"), value);
         }
-        let rotate = app.admin().request(reqwest::Method::POST, "/v1/keys/rotate");
-        let reason = json!({"reason": {"code": "HSYSADMIN"}});
-        whole &= app.admin().try_send(rotate.json(&reason)).await.is_ok_and(|it| it.status == 200);
-        whole &= app.end();
     }
-    app.set("LD_PRELOAD", "");
-    whole
+
+    /// A life without a fault: how many calls of the kind it makes.
+    async fn counted(&mut self) -> usize {
+        self.app.set("FAULT_AT", "0");
+        let told = self.life().await;
+        assert!(told.whole && told.destroyed, "{}", self.app.log());
+        let calls = std::fs::read_to_string(self.app.dir().join("calls")).unwrap();
+        calls.trim().parse().unwrap()
+    }
+
+    /// Starts a server under the shim and works with it until it is stopped or ends.
+    async fn life(&mut self) -> Told {
+        put("data", self.before.path(), self.app.dir());
+        put("keys", self.before.path(), self.app.dir());
+        self.app.set("LD_PRELOAD", self.shim.to_str().unwrap());
+        let mut told = Told { whole: true, ..Told::default() };
+        if self.app.try_start().is_ok() {
+            for count in REQUESTS {
+                self.submit(count, &mut told).await;
+            }
+            told.whole &= ok(self.app.submitter(), Method::GET, "/checkpoint", &Value::Null).await.is_some();
+            self.destroy_the_old_key(&mut told).await;
+            told.whole &= self.app.end();
+        } else {
+            told.whole = false;
+        }
+        self.app.set("LD_PRELOAD", "");
+        told
+    }
+
+    /// One request of so many entries.
+    async fn submit(&self, count: usize, told: &mut Told) {
+        let body = |n| {
+            let mut body = entry();
+            body["id"] = json!(Uuid::now_v7());
+            body["record"]["id"] = json!(format!("c-{n}"));
+            body
+        };
+        let bodies: Vec<_> = (0..count).map(body).collect();
+        let (path, sent) =
+            if count == 1 { ("/v1/entries", bodies[0].clone()) } else { ("/v1/entries/batch", json!(bodies)) };
+        let Some(answer) = ok(self.app.submitter(), Method::POST, path, &sent).await else {
+            return told.whole = false;
+        };
+        let answer = answer.json();
+        let receipts = match answer["results"].as_array() {
+            Some(results) => results.iter().map(|it| it["receipt"].clone()).collect(),
+            None => vec![answer],
+        };
+        assert_eq!(receipts.len(), count);
+        for receipt in receipts {
+            told.entries
+                .insert(receipt["id"].as_str().unwrap().parse().unwrap(), receipt["sequence"].as_u64().unwrap());
+        }
+    }
+
+    /// A new data key, everything moved under it, and the first one destroyed by two administrators.
+    async fn destroy_the_old_key(&self, told: &mut Told) {
+        let reason = json!({"code": "HSYSADMIN"});
+        let because = json!({"reason": reason});
+        let (admin, second) = (self.app.admin(), self.app.with_token(&self.second));
+        let rotated = ok(admin.clone(), Method::POST, "/v1/keys/rotate", &because).await;
+        let begun =
+            ok(admin.clone(), Method::POST, "/v1/keys/re-encrypt", &json!({"per_second": 0, "reason": reason})).await;
+        while let Some(far) = ok(admin.clone(), Method::GET, "/v1/keys/re-encrypt", &Value::Null).await {
+            if far.json()["running"] == json!(false) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let destroy = json!({"request": {"operation": "key_destroy", "version": 1}, "reason": reason});
+        let asked = ok(admin, Method::POST, "/v1/admin/operations", &destroy).await;
+        let approved = match asked {
+            Some(asked) => {
+                let path = format!("/v1/approvals/{}/approve", asked.json()["id"].as_str().unwrap());
+                ok(second, Method::POST, &path, &because).await
+            }
+            None => None,
+        };
+        told.destroyed = approved.is_some();
+        told.whole &= rotated.is_some() && begun.is_some() && told.destroyed;
+    }
+
+    /// Starts without faults: the start works, everything acknowledged is there where it was told, and nothing is there twice.
+    async fn clean(&mut self, told: &Told, after: &str) {
+        let app = &mut self.app;
+        if let Err(said) = app.try_start() {
+            panic!("{after}: the next start is refused: {said}");
+        }
+        assert_eq!(app.submitter().post("/v1/entries", &entry()).await.status, 201, "{after}");
+        let keys = app.admin().get("/v1/keys").await.json();
+        let first = &keys["versions"][0];
+        assert!(!told.destroyed || first["state"] == "destroyed", "{after}: {keys:#}");
+        app.stop();
+        check_vault(app.dir());
+        let mut places: HashMap<Uuid, u64> = HashMap::new();
+        for (sequence, it) in (0..).zip(entries(app.dir())) {
+            assert!(places.insert(it.meta.id, sequence).is_none(), "{after}: an entry is there twice");
+        }
+        for (id, sequence) in &told.entries {
+            assert_eq!(places.get(id), Some(sequence), "{after}: {id} was acknowledged");
+        }
+    }
 }
 
-/// Starts without faults: the start works, everything acknowledged is there where it was told, and nothing is there twice.
-async fn clean(app: &mut App, acknowledged: &Acknowledged, after: &str) {
-    if let Err(said) = app.try_start() {
-        panic!("{after}: the next start is refused: {said}");
-    }
-    assert_eq!(app.submitter().post("/v1/entries", &entry()).await.status, 201, "{after}");
-    app.stop();
-    let (code, report) = app.verify();
-    assert_eq!((code, report["verdict"].as_str()), (0, Some("intact")), "{after}: {report:#}");
-    let mut places: HashMap<Uuid, u64> = HashMap::new();
-    for (sequence, it) in (0..).zip(entries(app.dir())) {
-        assert!(places.insert(it.meta.id, sequence).is_none(), "{after}: an entry is there twice");
-    }
-    for (id, sequence) in acknowledged {
-        assert_eq!(places.get(id), Some(sequence), "{after}: {id} was acknowledged");
-    }
+/// The answer, if it says that it was done; a failing disk may also be a 503, a refusal of what could not be prepared, or no answer.
+async fn ok(client: Client, method: Method, path: &str, body: &Value) -> Option<Answer> {
+    let request = client.request(method, path);
+    let request = if body.is_null() { request } else { request.json(body) };
+    let answer = client.try_send(request).await.ok()?;
+    assert!([200, 201, 202, 422, 503].contains(&answer.status), "{path}: {answer:?}");
+    (answer.status < 300).then_some(answer)
 }
 
 impl App {

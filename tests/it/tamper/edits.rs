@@ -29,9 +29,14 @@ pub fn copy_into(from: &Path, to: &Path) {
 
 /// Puts the data folder of one vault in place of another's.
 pub fn put_data(from: &Path, to: &Path) {
-    fs::remove_dir_all(to.join("data")).unwrap();
-    fs::create_dir(to.join("data")).unwrap();
-    copy_files(&from.join("data"), &to.join("data"));
+    put("data", from, to);
+}
+
+/// Puts a folder of one vault in place of another's.
+pub fn put(folder: &str, from: &Path, to: &Path) {
+    fs::remove_dir_all(to.join(folder)).unwrap();
+    fs::create_dir(to.join(folder)).unwrap();
+    copy_files(&from.join(folder), &to.join(folder));
 }
 
 fn copy_files(from: &Path, to: &Path) {
