@@ -19,9 +19,9 @@ use crate::chance::{Chance, number};
 use crate::check::{Stored, entries};
 
 /// How often receipts are proved, in rounds: a proof waits for the signer. Everything else is checked in every round.
-const PROVE_EVERY: u64 = 5;
+const PROVE_EVERY: u64 = 12;
 /// Kills of one vault; then comes a new one, for everything in it is compared after each kill.
-const ROUNDS_A_VAULT: u64 = 50;
+const ROUNDS_A_VAULT: u64 = 25;
 /// Applications that submit at the same time, each over its own connection.
 const APPLICATIONS: u64 = 6;
 
@@ -169,7 +169,7 @@ impl Journal {
     }
 
     fn compose(&mut self) -> Request {
-        let count = if self.chance.below(3) == 0 { 2 + self.chance.below(20) } else { 1 };
+        let count = if self.chance.below(3) == 0 { 2 + self.chance.below(40) } else { 1 };
         let body = |_| {
             let mut body = entry();
             body["id"] = json!(Uuid::now_v7());
