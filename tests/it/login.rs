@@ -13,7 +13,7 @@ use crate::check::entries;
 const PASSWORD: &str = "vier worte sind genug";
 
 /// Somebody who has enrolled.
-struct Person {
+pub struct Person {
     name: String,
     secret: TotpSecret,
     clock: Clock,
@@ -21,7 +21,7 @@ struct Person {
 
 /// The vault's clock, set forward from code to code: each counts once, and nobody wants to wait for the next.
 #[derive(Clone)]
-struct Clock(PathBuf);
+pub struct Clock(PathBuf);
 
 impl Clock {
     fn ahead(&self) -> i64 {
@@ -39,7 +39,7 @@ impl Clock {
 }
 
 /// A vault whose clock a test can set; nothing in a release build, whose clock nobody can.
-async fn vault() -> Option<(App, Clock)> {
+pub async fn vault() -> Option<(App, Clock)> {
     if !cfg!(debug_assertions) {
         eprintln!("SKIPPED: only the clock of a debug build can be set by a test; run cargo test without --release");
         return None;
@@ -54,7 +54,7 @@ async fn vault() -> Option<(App, Clock)> {
 }
 
 impl Person {
-    async fn enrol(app: &App, clock: &Clock, token: &str) -> Self {
+    pub async fn enrol(app: &App, clock: &Clock, token: &str) -> Self {
         let answer = app.with_token(token).post("/v1/login/enrol", &json!({"password": PASSWORD})).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         let shown = answer.json();
@@ -73,7 +73,7 @@ impl Person {
         json!({"name": self.name, "password": PASSWORD, "code": self.code()})
     }
 
-    async fn log_in(&mut self, app: &App) -> String {
+    pub async fn log_in(&mut self, app: &App) -> String {
         let credentials = self.credentials();
         let answer = log_in(app, &credentials).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -85,7 +85,7 @@ async fn log_in(app: &App, credentials: &Value) -> Answer {
     send(http().post(format!("{}/v1/login", app.url())).json(credentials)).await
 }
 
-async fn send(request: reqwest::RequestBuilder) -> Answer {
+pub async fn send(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     Answer { status, headers, text: response.text().await.unwrap() }

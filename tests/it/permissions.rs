@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::app::{Answer, App, Client, entry};
 use crate::ingest::size_of;
 
+mod bypass;
 mod surface;
 
 const UNKNOWN: &str = "0193595e-0000-7000-8000-000000000000";
