@@ -16,6 +16,8 @@ use super::local;
 
 /// A backup that is older is not one of today.
 const OLD_BACKUP: Duration = Duration::from_secs(26 * 3_600);
+/// Days before the end of a certificate from which on somebody should renew it.
+pub(super) const FEW_DAYS: i64 = 21;
 /// How long a running vault may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -130,6 +132,26 @@ fn private(what: &str, path: &Path, mend: &str) -> Finding {
     }
 }
 
+/// Whether clients take the certificate today, and for how long.
+fn certificate(valid: &std::ops::Range<i64>, now: i64) -> Finding {
+    let day = |seconds| {
+        chrono::DateTime::from_timestamp(seconds, 0).map_or_else(String::new, |it| it.date_naive().to_string())
+    };
+    let (begin, end, days) = (day(valid.start), day(valid.end), (valid.end - now).div_euclid(86_400));
+    let renew = "renew it; the vault takes the new one within a minute";
+    let (stand, what) = match () {
+        () if now < valid.start => {
+            (Stand::Wrong, format!("the TLS certificate is valid only from {begin}: clients refuse it until then"))
+        }
+        () if now >= valid.end => {
+            (Stand::Wrong, format!("the TLS certificate ended on {end}, clients refuse it: {renew}"))
+        }
+        () if days < FEW_DAYS => (Stand::Advice, format!("the TLS certificate ends in {days} days, on {end}: {renew}")),
+        () => (Stand::Well, format!("the TLS certificate is valid until {end}, for {days} days")),
+    };
+    Finding { stand, what }
+}
+
 /// How applications and people reach it.
 fn ways_in(settings: &Settings) -> Vec<Finding> {
     let server = &settings.server;
@@ -147,6 +169,9 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
             Finding { stand: Stand::Well, what: "it listens on this machine only; TLS is a proxy's".into() }
         }
     }];
+    out.extend(
+        super::serve::tls(server).ok().flatten().map(|tls| certificate(&tls.valid(), chrono::Utc::now().timestamp())),
+    );
     out.push(Finding::of(
         beyond || server.tls_certificate.is_some() || !server.trusted_proxies.is_empty(),
         Stand::Advice,

@@ -81,12 +81,26 @@ pub(super) fn tls(settings: &crate::config::Server) -> anyhow::Result<Option<Tls
     Ok(Some(Tls::load(TlsFiles { certificate, key, client_authorities, read_key })?))
 }
 
+/// Whole days until the certificate ends, if they are few; less than none after its end.
+fn days_left(tls: &Tls) -> Option<i64> {
+    let days = (tls.valid().end - chrono::Utc::now().timestamp()).div_euclid(86_400);
+    (days < super::doctor::FEW_DAYS).then_some(days)
+}
+
 /// Shows a renewed certificate without a restart: within a minute, or at SIGHUP.
 async fn renew(tls: Option<Tls>, mut hangup: Signal) {
     let mut often = tokio::time::interval(Duration::from_secs(60));
+    let mut told = None;
     loop {
         tokio::select! { _ = often.tick() => {}, _ = hangup.recv() => {} }
-        match tls.as_ref().map_or(Ok(false), Tls::renew) {
+        let Some(tls) = &tls else { continue };
+        // Once a day, and after a renewal that did not help.
+        let now = days_left(tls);
+        if now.is_some() && told != now {
+            tracing::warn!("the TLS certificate ends in {} days: renew it", now.unwrap_or_default());
+        }
+        told = now;
+        match tls.renew() {
             Ok(true) => tracing::info!("the TLS certificate was renewed"),
             Ok(false) => {}
             Err(error) => {

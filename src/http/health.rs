@@ -118,6 +118,11 @@ impl Collector for Figures {
             ("checkpoint_failures", "Checkpoints that could not be signed or locked", &counters.checkpoint_failures),
             ("integrity_failures", "Entries whose values did not agree with the ledger", &counters.integrity_failures),
             ("scrub_passes", "Times that all entries were gone through for damage", &counters.scrub_passes),
+            (
+                "logins_failed",
+                "Logins refused for a wrong name, password or code, or for coming too soon after one",
+                &counters.logins_failed,
+            ),
             ("tls_handshakes_failed", "Connections whose TLS handshake failed", &counters.handshakes_failed),
             ("clock_jumps", "Times that the machine's clock was set", &counters.clock_jumps),
             ("untrusted_state", "State rows refused because they are not authentic", &counters.untrusted_state),
@@ -151,6 +156,12 @@ impl Collector for Figures {
         ] {
             let value = ConstGauge::new(number);
             let metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
+            value.encode(metric)?;
+        }
+        if let Some(tls) = &self.0.tls {
+            let (value, help) =
+                (ConstGauge::new(tls.valid().end), "When the TLS certificate that is shown ends, since 1970");
+            let metric = encoder.encode_descriptor("tls_certificate_ends_seconds", help, None, value.metric_type())?;
             value.encode(metric)?;
         }
         Ok(())

@@ -100,6 +100,8 @@ pub struct Api {
     logins: login::Turnstile,
     /// Proxies that are believed where a request comes from.
     proxies: Vec<IpNet>,
+    /// What ends TLS, if the vault does so itself.
+    tls: Option<Tls>,
 }
 
 impl Api {
@@ -184,6 +186,7 @@ impl Server {
             rates,
             logins: login::Turnstile::new(),
             proxies,
+            tls: tls.clone(),
         });
         let vault = api.vault.clone();
         let (closing, closed) = watch::channel(false);

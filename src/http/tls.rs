@@ -1,6 +1,7 @@
 //! TLS at the vault's own door: 1.2 and 1.3, certificates that are renewed while it serves, and client certificates if they are asked for.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -18,6 +19,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 use zeroize::Zeroizing;
 
 /// How long a client may take to agree on keys.
@@ -52,9 +55,17 @@ pub struct Tls {
 #[derive(Debug)]
 struct Served {
     files: TlsFiles,
-    now: RwLock<Arc<CertifiedKey>>,
+    now: RwLock<Arc<Shown>>,
     /// When its files were last written.
     written: Mutex<Option<[SystemTime; 2]>>,
+}
+
+/// A certificate with its key.
+#[derive(Debug)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    /// From when until when it is valid, in seconds since 1970.
+    valid: Range<i64>,
 }
 
 impl Tls {
@@ -95,6 +106,11 @@ impl Tls {
         Ok(true)
     }
 
+    /// From when until when the certificate that is shown now is valid, in seconds since 1970 (RFC 5280, section 4.1.2.5).
+    pub fn valid(&self) -> Range<i64> {
+        self.served.shown().valid.clone()
+    }
+
     pub(super) async fn accept(&self, io: TcpStream) -> io::Result<Wire> {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on keys");
         let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(io)).await.map_err(late)??;
@@ -102,20 +118,40 @@ impl Tls {
     }
 }
 
-impl ResolvesServerCert for Served {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.now.read().unwrap_or_else(PoisonError::into_inner).clone())
+impl Served {
+    fn shown(&self) -> Arc<Shown> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.shown().key.clone())
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
     let chain = certificates(&files.certificate, "server.tls_certificate")?;
+    let valid = validity(&chain[0]).ok_or_else(|| {
+        TlsError(format!(
+            "{} (server.tls_certificate): the first is no X.509 certificate.",
+            files.certificate.display()
+        ))
+    })?;
     let wrong = |what: &str| TlsError(format!("{} (server.tls_key): {what}.", files.key.display()));
     let text = (files.read_key)(&files.key).map_err(TlsError)?;
     let key =
         PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("this is no private key in PEM form"))?;
-    CertifiedKey::from_der(chain, key, &default_provider())
-        .map_err(|error| wrong(&format!("key and certificate do not go together ({error})")))
+    let key = CertifiedKey::from_der(chain, key, &default_provider())
+        .map_err(|error| wrong(&format!("key and certificate do not go together ({error})")))?;
+    Ok(Shown { key: Arc::new(key), valid })
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Option<Range<i64>> {
+    let read = Certificate::from_der(certificate).ok()?;
+    let validity = read.tbs_certificate().validity();
+    let seconds = |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_secs()).ok();
+    Some(seconds(validity.not_before)?..seconds(validity.not_after)?)
 }
 
 fn certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -2,6 +2,7 @@
 //! with it; so two-person rules, networks and revocation hold for them without a word here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -211,6 +212,7 @@ impl Vault {
     /// can come here, so nothing is written any more once the disk is down to its reserve.
     fn refuse_login<T>(&self, name: &str, from: Peer) -> Result<T, VaultError> {
         self.sessions.failed(name, from.address, Instant::now());
+        self.counters.logins_failed.fetch_add(1, Ordering::Relaxed);
         let known = self.find_login(name, from).map(|(caller, _)| caller);
         // What somebody typed for a name may be a password, so only a name that is known stands in the entry.
         let nobody = || Caller { token_id: "unknown".into(), ..vault_itself() };

@@ -59,6 +59,8 @@ pub struct Counters {
     pub clock_jumps: AtomicU64,
     /// Connections whose TLS handshake failed, such as those of nodes without the right certificate.
     pub handshakes_failed: AtomicU64,
+    /// Logins that were refused.
+    pub logins_failed: AtomicU64,
     /// How many of them stand in entries.
     pub(super) handshakes_told: AtomicU64,
     /// The writer has ended.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::app::{App, entry, program, text};
+use crate::app::{App, program, text};
+use crate::tls;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
@@ -16,9 +17,15 @@ fn read(name: &str) -> String {
 
 #[tokio::test]
 async fn every_figure_that_an_alert_looks_at_is_among_the_metrics() {
-    let app = App::spawn().await;
-    app.submitter().submit(&entry()).await;
-    let metrics = app.admin().get("/metrics").await.text;
+    let mut app = App::spawn().await;
+    app.stop();
+    let servers = tls::authority();
+    tls::start_with_tls(&mut app, &servers);
+    let client = tls::client(&servers, None);
+    let fetch =
+        async |path: &str| client.get(format!("{}{path}", app.url())).send().await.unwrap().text().await.unwrap();
+    fetch("/readyz").await;
+    let metrics = fetch("/metrics").await;
     let there: BTreeSet<&str> =
         metrics.lines().filter(|it| !it.starts_with('#')).filter_map(|it| it.split([' ', '{']).next()).collect();
     let alerts = read("alerts.yml");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::{Certificate, Client, Identity};
@@ -30,7 +30,7 @@ pub fn certified(authority: &Authority, name: &str) -> (String, String) {
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
-fn put(dir: &Path, name: &str, text: &str) -> String {
+pub fn put(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -38,7 +38,7 @@ fn put(dir: &Path, name: &str, text: &str) -> String {
 }
 
 /// A client that trusts one authority, and brings a certificate of its own if it has one. Each makes connections of its own.
-fn client(authority: &Authority, own: Option<&(String, String)>) -> Client {
+pub fn client(authority: &Authority, own: Option<&(String, String)>) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = Certificate::from_pem(authority.pem().as_bytes()).unwrap();
     let mut builder = Client::builder().no_proxy().timeout(Duration::from_secs(10)).tls_certs_only([root]);
@@ -48,14 +48,19 @@ fn client(authority: &Authority, own: Option<&(String, String)>) -> Client {
     builder.build().unwrap()
 }
 
-/// Starts a stopped vault that ends TLS and asks its clients for certificates.
-fn start_with_clients(app: &mut App, servers: &Authority, clients: &Authority) {
+/// Starts a stopped vault that ends TLS.
+pub fn start_with_tls(app: &mut App, servers: &Authority) {
     let dir = app.dir().to_owned();
     let (certificate, key) = certified(servers, "127.0.0.1");
     app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &put(&dir, "tls.pem", &certificate));
     app.set("PHIVAULT_SERVER__TLS_KEY", &put(&dir, "tls.key", &key));
-    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&dir, "clients.pem", &clients.pem()));
     app.start();
+}
+
+/// Starts a stopped vault that ends TLS and asks its clients for certificates.
+fn start_with_clients(app: &mut App, servers: &Authority, clients: &Authority) {
+    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&app.dir().to_owned(), "clients.pem", &clients.pem()));
+    start_with_tls(app, servers);
 }
 
 async fn healthy(app: &App, client: &Client) -> bool {
@@ -68,12 +73,7 @@ async fn the_vault_ends_tls_itself_and_takes_up_a_renewed_certificate_while_it_s
     app.stop();
     let (first, second) = (authority(), authority());
     let dir = app.dir().to_owned();
-    let (certificate, key) = certified(&first, "127.0.0.1");
-    let certificate_file = put(&dir, "tls.pem", &certificate);
-    let key_file = put(&dir, "tls.key", &key);
-    app.set("PHIVAULT_SERVER__TLS_CERTIFICATE", &certificate_file);
-    app.set("PHIVAULT_SERVER__TLS_KEY", &key_file);
-    app.start();
+    start_with_tls(&mut app, &first);
     assert!(app.url().starts_with("https://"), "{}", app.url());
     assert!(healthy(&app, &client(&first, None)).await);
     assert!(!healthy(&app, &client(&second, None)).await, "another authority's client does not trust it");
@@ -88,6 +88,7 @@ async fn the_vault_ends_tls_itself_and_takes_up_a_renewed_certificate_while_it_s
         .unwrap();
     assert_eq!(sent.status(), 201);
     // A file that is half written is passed over.
+    let certificate = fs::read_to_string(dir.join("tls.pem")).unwrap();
     put(&dir, "tls.pem", &certificate[..certificate.len() / 2]);
     app.signal(Signal::HUP);
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -105,6 +106,43 @@ async fn the_vault_ends_tls_itself_and_takes_up_a_renewed_certificate_while_it_s
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(renewed, "{}", app.log());
+    app.stop();
+}
+
+#[tokio::test]
+async fn everybody_is_told_before_the_certificate_ends() {
+    let mut app = App::spawn().await;
+    app.stop();
+    let servers = authority();
+    start_with_tls(&mut app, &servers);
+    for (begins, ends, says) in [
+        (-1, 400, "is valid until"),
+        (-90, 20, "the TLS certificate ends in 19 days"),
+        (-90, -1, "clients refuse it: renew it"),
+        (2, 90, "is valid only from"),
+    ] {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let day =
+            |days: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs((now + days * 86_400 - 3_600) as u64);
+        (params.not_before, params.not_after) = (day(begins), day(ends));
+        let key = KeyPair::generate().unwrap();
+        put(app.dir(), "tls.key", &key.serialize_pem());
+        put(app.dir(), "tls.pem", &params.signed_by(&key, &servers).unwrap().pem());
+        let mut doctor = crate::app::program();
+        doctor.arg("doctor").arg("--config").arg(app.dir().join("phivault.toml"));
+        for name in ["certificate", "key"] {
+            let path = app.dir().join("tls").with_extension(if name == "key" { "key" } else { "pem" });
+            doctor.env(format!("PHIVAULT_SERVER__TLS_{}", name.to_uppercase()), path);
+        }
+        let said = crate::app::text(&doctor.output().unwrap());
+        assert!(said.contains(says), "{said}");
+    }
+    // The server looks at its files when it starts, and every minute.
+    app.stop();
+    app.start();
+    let log = app.log();
+    assert!(!log.contains("the TLS certificate ends"), "it is valid from the day after tomorrow, for months: {log}");
     app.stop();
 }
 
