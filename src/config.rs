@@ -361,11 +361,9 @@ impl Settings {
             evidence.policy.as_mut(),
             evidence.anchor_file.as_mut(),
             self.reports.folder.as_mut(),
-            self.server.tls_certificate.as_mut(),
-            self.server.tls_key.as_mut(),
-            self.server.tls_client_authorities.as_mut(),
         ];
-        for path in required.into_iter().chain(optional.into_iter().flatten()) {
+        let optional = optional.into_iter().chain(self.server.files());
+        for path in required.into_iter().chain(optional.flatten()) {
             if path.is_relative() {
                 *path = folder.join(&*path);
             }

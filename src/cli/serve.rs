@@ -76,9 +76,10 @@ pub(super) fn tls(settings: &crate::config::Server) -> anyhow::Result<Option<Tls
     let (Some(certificate), Some(key)) = (settings.tls_certificate.clone(), settings.tls_key.clone()) else {
         return Ok(None);
     };
-    let client_authorities = settings.tls_client_authorities.clone();
+    let (client_authorities, client_revocations) =
+        (settings.tls_client_authorities.clone(), settings.tls_client_revocations.clone());
     let read_key = |path: &Path| keyfile::read_private(path, "TLS key").map_err(|error| error.to_string());
-    Ok(Some(Tls::load(TlsFiles { certificate, key, client_authorities, read_key })?))
+    Ok(Some(Tls::load(TlsFiles { certificate, key, client_authorities, client_revocations, read_key })?))
 }
 
 /// Whole days until the certificate ends, if they are few; less than none after its end.
@@ -101,10 +102,10 @@ async fn renew(tls: Option<Tls>, mut hangup: Signal) {
         }
         told = now;
         match tls.renew() {
-            Ok(true) => tracing::info!("the TLS certificate was renewed"),
+            Ok(true) => tracing::info!("the files of TLS were read again"),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(%error, "the renewed TLS certificate cannot be used; the one before is still shown");
+                tracing::error!(%error, "the renewed files of TLS cannot be used; those before still count");
             }
         }
     }

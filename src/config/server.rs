@@ -24,6 +24,8 @@ pub struct Server {
     pub tls_key: Option<PathBuf>,
     /// Authorities (PEM) of client certificates. With them only clients that bring one are let in (IHE ATNA node authentication).
     pub tls_client_authorities: Option<PathBuf>,
+    /// What those authorities have revoked (PEM, RFC 5280 CRLs): one list of each, none out of date, or no client is let in.
+    pub tls_client_revocations: Option<PathBuf>,
     /// Addresses or networks of proxies in front whose X-Forwarded-For is believed: where a request comes from counts for tokens that
     /// are bound to networks.
     pub trusted_proxies: Vec<String>,
@@ -39,6 +41,7 @@ impl Default for Server {
             tls_certificate: None,
             tls_key: None,
             tls_client_authorities: None,
+            tls_client_revocations: None,
             trusted_proxies: Vec::new(),
             connections: 500,
         }
@@ -46,6 +49,16 @@ impl Default for Server {
 }
 
 impl Server {
+    /// The files that it names.
+    pub(super) fn files(&mut self) -> [Option<&mut PathBuf>; 4] {
+        [
+            self.tls_certificate.as_mut(),
+            self.tls_key.as_mut(),
+            self.tls_client_authorities.as_mut(),
+            self.tls_client_revocations.as_mut(),
+        ]
+    }
+
     /// The address to listen on.
     ///
     /// # Errors
@@ -60,6 +73,11 @@ impl Server {
         if self.tls_client_authorities.is_some() && self.tls_certificate.is_none() {
             return Err(ConfigError(
                 "server.tls_client_authorities needs server.tls_certificate and server.tls_key: clients can only bring certificates when the vault ends TLS itself.".into(),
+            ));
+        }
+        if self.tls_client_revocations.is_some() && self.tls_client_authorities.is_none() {
+            return Err(ConfigError(
+                "server.tls_client_revocations needs server.tls_client_authorities: without them no client brings a certificate.".into(),
             ));
         }
         if !address.ip().is_loopback() && !self.behind_tls_proxy && self.tls_certificate.is_none() {

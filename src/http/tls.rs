@@ -1,4 +1,4 @@
-//! TLS at the vault's own door: 1.2 and 1.3, certificates that are renewed while it serves, and client certificates if they are asked for.
+//! TLS at the vault's own door: 1.2 and 1.3, files that are renewed while it serves, and client certificates if they are asked for.
 
 use std::io;
 use std::ops::Range;
@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use actix_web::rt::net::TcpStream;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -40,6 +40,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Authorities of client certificates; without them clients need none.
     pub client_authorities: Option<PathBuf>,
+    /// What those authorities have revoked, as CRLs (RFC 5280, section 5), one of each of them.
+    pub client_revocations: Option<PathBuf>,
     /// Reads the private key, and refuses one that is open to others.
     pub read_key: fn(&Path) -> Result<Zeroizing<String>, String>,
 }
@@ -47,24 +49,20 @@ pub struct TlsFiles {
 /// What ends TLS.
 #[derive(Clone)]
 pub struct Tls {
-    acceptor: TlsAcceptor,
     served: Arc<Served>,
 }
 
-/// The certificate that is shown to clients now.
-#[derive(Debug)]
 struct Served {
     files: TlsFiles,
-    now: RwLock<Arc<Shown>>,
+    now: RwLock<Shown>,
     /// When its files were last written.
-    written: Mutex<Option<[SystemTime; 2]>>,
+    written: Mutex<Option<Vec<SystemTime>>>,
 }
 
-/// A certificate with its key.
-#[derive(Debug)]
+/// What new connections get.
 struct Shown {
-    key: Arc<CertifiedKey>,
-    /// From when until when it is valid, in seconds since 1970.
+    acceptor: TlsAcceptor,
+    /// From when until when the certificate is valid, in seconds since 1970.
     valid: Range<i64>,
 }
 
@@ -74,26 +72,16 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let written = written(&files);
-        let now = RwLock::new(Arc::new(read(&files)?));
-        let authorities = files.client_authorities.clone();
-        let served = Arc::new(Served { files, now, written: Mutex::new(written) });
-        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| TlsError(format!("TLS cannot be set up: {error}.")))?;
-        let config = match authorities {
-            None => config.with_no_client_auth(),
-            Some(path) => config.with_client_cert_verifier(verifier(&path)?),
-        };
-        let mut config = config.with_cert_resolver(served.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), served })
+        let written = Mutex::new(written(&files));
+        let now = RwLock::new(read(&files)?);
+        Ok(Self { served: Arc::new(Served { files, now, written }) })
     }
 
-    /// Reads the certificate again if its files were written since; whether it did. Connections that are open keep theirs.
+    /// Reads all files again if one was written since; whether it did. Connections that are open go on; none is resumed that began
+    /// under the files before.
     ///
     /// # Errors
-    /// [`TlsError`]; then the one before is still shown.
+    /// [`TlsError`]; then what was read before still counts.
     pub fn renew(&self) -> Result<bool, TlsError> {
         let written = written(&self.served.files);
         let mut known = self.served.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,50 +89,46 @@ impl Tls {
             return Ok(false);
         }
         let read = read(&self.served.files)?;
-        *self.served.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+        *self.served.now.write().unwrap_or_else(PoisonError::into_inner) = read;
         *known = written;
         Ok(true)
     }
 
     /// From when until when the certificate that is shown now is valid, in seconds since 1970 (RFC 5280, section 4.1.2.5).
     pub fn valid(&self) -> Range<i64> {
-        self.served.shown().valid.clone()
+        self.served.now.read().unwrap_or_else(PoisonError::into_inner).valid.clone()
     }
 
     pub(super) async fn accept(&self, io: TcpStream) -> io::Result<Wire> {
+        let acceptor = self.served.now.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone();
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on keys");
-        let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(io)).await.map_err(late)??;
+        let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(io)).await.map_err(late)??;
         Ok(Wire::Tls(Box::new(stream)))
     }
 }
 
-impl Served {
-    fn shown(&self) -> Arc<Shown> {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl ResolvesServerCert for Served {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.shown().key.clone())
-    }
-}
-
 fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| TlsError(format!("TLS cannot be set up: {error}.")))?;
+    let config = match &files.client_authorities {
+        None => config.with_no_client_auth(),
+        Some(path) => config.with_client_cert_verifier(verifier(path, files.client_revocations.as_deref())?),
+    };
     let chain = certificates(&files.certificate, "server.tls_certificate")?;
     let valid = validity(&chain[0]).ok_or_else(|| {
-        TlsError(format!(
-            "{} (server.tls_certificate): the first is no X.509 certificate.",
-            files.certificate.display()
-        ))
+        let shown = files.certificate.display();
+        TlsError(format!("{shown} (server.tls_certificate): the first is no X.509 certificate."))
     })?;
     let wrong = |what: &str| TlsError(format!("{} (server.tls_key): {what}.", files.key.display()));
     let text = (files.read_key)(&files.key).map_err(TlsError)?;
     let key =
         PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("this is no private key in PEM form"))?;
-    let key = CertifiedKey::from_der(chain, key, &default_provider())
+    let mut config = config
+        .with_single_cert(chain, key)
         .map_err(|error| wrong(&format!("key and certificate do not go together ({error})")))?;
-    Ok(Shown { key: Arc::new(key), valid })
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Shown { acceptor: TlsAcceptor::from(Arc::new(config)), valid })
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Option<Range<i64>> {
@@ -155,26 +139,44 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<Range<i64>> {
 }
 
 fn certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    pem(path, setting, "certificate")
+}
+
+/// Everything of a kind in a PEM file, at least one.
+fn pem<T: PemObject>(path: &Path, setting: &str, kind: &str) -> Result<Vec<T>, TlsError> {
     let wrong = |what: String| TlsError(format!("{} ({setting}): {what}.", path.display()));
-    let all = CertificateDer::pem_file_iter(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    let all = T::pem_file_iter(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|error| wrong(format!("it is not PEM ({error})")))?;
-    if all.is_empty() { Err(wrong("there is no certificate in it".into())) } else { Ok(all) }
+    if all.is_empty() { Err(wrong(format!("there is no {kind} in it"))) } else { Ok(all) }
 }
 
-fn verifier(path: &Path) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+fn verifier(authorities: &Path, revocations: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let setting = "server.tls_client_authorities";
+    let wrong = |error: &dyn std::fmt::Display| TlsError(format!("{} ({setting}): {error}.", authorities.display()));
     let mut roots = RootCertStore::empty();
-    for it in certificates(path, setting)? {
-        roots.add(it).map_err(|error| TlsError(format!("{} ({setting}): {error}.", path.display())))?;
+    for it in certificates(authorities, setting)? {
+        roots.add(it).map_err(|error| wrong(&error))?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()))
-        .build()
-        .map_err(|error| TlsError(format!("{} ({setting}): {error}.", path.display())))
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+    let builder = match revocations {
+        None => builder,
+        // A list that is out of date could hide the newest revocation; so could an authority without one, which rustls refuses.
+        Some(path) => builder
+            .with_crls(pem::<CertificateRevocationListDer<'static>>(path, "server.tls_client_revocations", "X509 CRL")?)
+            .enforce_revocation_expiration(),
+    };
+    builder.build().map_err(|error| wrong(&error))
 }
 
-fn written(files: &TlsFiles) -> Option<[SystemTime; 2]> {
-    let of = |path: &Path| std::fs::metadata(path).and_then(|it| it.modified()).ok();
-    Some([of(&files.certificate)?, of(&files.key)?])
+/// When the files were written; nothing while one of them is missing.
+fn written(files: &TlsFiles) -> Option<Vec<SystemTime>> {
+    let all = [
+        Some(&files.certificate),
+        Some(&files.key),
+        files.client_authorities.as_ref(),
+        files.client_revocations.as_ref(),
+    ];
+    all.into_iter().flatten().map(|path| std::fs::metadata(path).and_then(|it| it.modified()).ok()).collect()
 }
 
 /// SHA-256 of the certificate that the client of a connection brought, which was verified.
