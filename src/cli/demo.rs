@@ -7,7 +7,6 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 
 use crate::clinic;
 use crate::config::Settings;
@@ -51,8 +50,7 @@ const BATCH: usize = 2_000;
 /// The application that the demo's entries come from; the submitter token has the same label.
 const SOURCE: &str = "demo-ehr";
 
-/// The tokens of a trial, as `tokens.json` holds them.
-#[derive(Serialize, Deserialize)]
+/// The tokens of a trial; each stands in a file, `officer.token` and so on, that commands take.
 struct Tokens {
     submitter: String,
     officer: String,
@@ -112,23 +110,21 @@ fn create(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One token a role, made once and kept in `tokens.json`.
+/// One token a role, made once.
 fn tokens(dir: &Path, vault: &Vault) -> anyhow::Result<Tokens> {
-    let path = dir.join("tokens.json");
-    if path.exists() {
-        let text = keyfile::read_private(&path, "token file")?;
-        return serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged; remove {} and start again", path.display(), dir.display()));
-    }
-    let make = |role, label| anyhow::Ok(vault.local_token(role, label)?.1);
-    let tokens = Tokens {
-        submitter: make(Role::Submitter, SOURCE)?,
-        officer: make(Role::Officer, "officer-demo")?,
-        auditor: make(Role::Auditor, "auditor-demo")?,
-        admin: keyfile::read_private(&dir.join("admin.token"), "token file")?.trim().to_owned(),
+    let made = |role: Role, label: &str| {
+        let path = dir.join(format!("{}.token", role.name()));
+        if !path.exists() {
+            keyfile::create_private(&path, format!("{}\n", vault.local_token(role, label)?.1).as_bytes())?;
+        }
+        anyhow::Ok(keyfile::read_private(&path, "token file")?.trim().to_owned())
     };
-    keyfile::create_private(&path, format!("{}\n", serde_json::to_string_pretty(&tokens)?).as_bytes())?;
-    Ok(tokens)
+    Ok(Tokens {
+        submitter: made(Role::Submitter, SOURCE)?,
+        officer: made(Role::Officer, "officer-demo")?,
+        auditor: made(Role::Auditor, "auditor-demo")?,
+        admin: made(Role::Admin, "admin")?,
+    })
 }
 
 /// Submits the clinic's year through the vault's own door. The entries' ids are the same each time, so a run that was
@@ -170,11 +166,12 @@ fn fill(dir: &Path, vault: &Vault) -> anyhow::Result<()> {
 
 fn introduce(address: &str, dir: &Path, tokens: &Tokens) {
     let url = format!("http://{address}");
-    let nosy = clinic::nosy_actor();
+    let (nosy, litigant, folder) = (clinic::nosy_actor(), clinic::litigant(), dir.display());
+    let program = std::env::args().next().unwrap_or_else(|| "phivault".into());
     println!(
         "
 phivault listens on {url} (docs at {url}/docs)
-This is a TRIAL on this machine only. Its key lies beside its data in {}; never put real data in.
+This is a TRIAL on this machine only. Its key lies beside its data in {folder}; never put real data in.
 
 Submit an entry, as a clinical application:
   curl -s {url}/v1/entries -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' \\
@@ -189,14 +186,13 @@ Search the trail, as an auditor:
 Rotate the data key, as an admin:
   curl -s {url}/v1/keys/rotate -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' -d '{{\"reason\":{{\"code\":\"HSYSADMIN\"}}}}'
 
-Check that nothing was altered, as anybody: phivault verify --dir {}
-Ctrl-C stops it; the same command picks it up again. Remove {} when you are done.",
-        dir.display(),
-        tokens.submitter,
-        tokens.officer,
-        tokens.auditor,
-        tokens.admin,
-        dir.display(),
-        dir.display(),
+The same with the command line, for which the tokens lie in {folder} (another shell, in this folder):
+  export PHIVAULT_URL={url} PHIVAULT_TOKEN_FILE={folder}/officer.token
+  {program} report access --actor {nosy} --reason HCOMPL
+  {program} report make disclosures --patient {litigant} --for-person --reason HCOMPL --out accounting.pdf
+
+Check that nothing was altered, as anybody: {program} verify --dir {folder}
+Ctrl-C stops it; the same command picks it up again. Remove {folder} when you are done.",
+        tokens.submitter, tokens.officer, tokens.auditor, tokens.admin,
     );
 }

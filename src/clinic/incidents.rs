@@ -5,8 +5,8 @@ use chrono::{Datelike, NaiveDate, TimeDelta, Weekday};
 use super::Clinic;
 use super::days::Shift;
 use super::people::{
-    ADMINISTRATOR, COLLEAGUES, Chart, FRONT_DESK, NOSY, NURSES, PATIENT_COUNT, PHYSICIANS, RECORDS, RESEARCHER, Staff,
-    VIP,
+    ADMINISTRATOR, COLLEAGUES, Chart, FRONT_DESK, LITIGANT, NOSY, NURSES, PATIENT_COUNT, PHYSICIANS, RECORDS,
+    RESEARCHER, Staff, VIP,
 };
 use super::submission::Submission;
 
@@ -219,7 +219,7 @@ impl Clinic {
     }
 
     fn answer_court(&mut self, day: NaiveDate) {
-        let (chart, minute) = (self.known_chart(), self.chance.between(600, 1_000));
+        let (chart, minute) = (LITIGANT, self.chance.between(600, 1_000));
         let clock = self.at(day, minute);
         let mut session = self.session(chart, clock, "HLEGAL");
         let list = list_of(&self.charts[chart]);

@@ -38,6 +38,11 @@ pub fn nosy_actor() -> &'static str {
     NOSY.id
 }
 
+/// The patient whose record courts ask for.
+pub fn litigant() -> String {
+    people::mrn(people::LITIGANT)
+}
+
 /// About 20,000 submissions of one year, in the order in which the clinic sends them: by `occurred_at`, but for the
 /// late entries. The last of them are of the day (UTC) before `end`; none is later than `end`.
 ///

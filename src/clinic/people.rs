@@ -77,6 +77,9 @@ pub(super) const ESTABLISHED_COUNT: usize = 250;
 /// The chart of a well-known person.
 pub(super) const VIP: usize = 41;
 
+/// The chart of somebody who is in court, MRN-100472.
+pub(super) const LITIGANT: usize = 34;
+
 /// Charts of people who work here, and whose they are.
 pub(super) const COLLEAGUES: [(usize, &str); 4] =
     [(12, "rn_castor"), (77, "dr_velde"), (130, "fd_marsh"), (208, "bl_tern")];
@@ -378,7 +381,7 @@ mod tests {
     #[test]
     fn the_colleagues_and_the_well_known_patient_are_in_the_charts_from_the_start() {
         let charts = charts(&mut Chance::new(1));
-        assert!(charts[VIP].registered);
+        assert!(charts[VIP].registered && charts[LITIGANT].registered);
         assert!(COLLEAGUES.iter().all(|(place, who)| charts[*place].registered && *who != NOSY.id));
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use phivault::clinic;
 use serde_json::{Value, json};
 
-use crate::app::{entry, program};
+use crate::app::{entry, program, text};
 
 use super::{Cli, expect, has, mode, stderr, stdout};
 
@@ -70,9 +70,24 @@ impl Drop for Demo {
 }
 
 fn tokens(dir: &Path) -> Value {
-    let file = dir.join("tokens.json");
-    assert_eq!(mode(&file), 0o600);
-    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    let read = |role: &str| {
+        let file = dir.join(format!("{role}.token"));
+        assert_eq!(mode(&file), 0o600);
+        (role.to_owned(), json!(std::fs::read_to_string(file).unwrap().trim()))
+    };
+    Value::Object(["submitter", "officer", "auditor", "admin"].map(read).into_iter().collect())
+}
+
+/// Runs the lines of the command line that it printed, as they stand; gives back what they wrote.
+fn run_what_it_printed(demo: &Demo, folder: &Path) -> String {
+    let built = program().get_program().to_str().unwrap().to_owned();
+    let lines = demo.said.lines().map(str::trim);
+    let lines: Vec<_> = lines.filter(|it| it.starts_with("export ") || it.starts_with(&built)).collect();
+    assert_eq!(lines.len(), 3, "{}", demo.said);
+    let mut shell = std::process::Command::new("sh");
+    let output = shell.arg("-ec").arg(lines.join("\n")).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    text(&output)
 }
 
 #[tokio::test]
@@ -80,10 +95,8 @@ async fn an_empty_demo_has_a_working_token_for_each_role_and_is_picked_up_again(
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("trial");
     let demo = Demo::start(&dir, &["--empty"]);
-    has(&demo.said, &["intact:", "TRIAL", "never put real data in", "curl -s", "phivault verify --dir", "Remove"]);
+    has(&demo.said, &["intact:", "TRIAL", "never put real data in", "curl -s", "verify --dir", "Remove"]);
     let first = tokens(&dir);
-    let names: Vec<&String> = first.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["admin", "auditor", "officer", "submitter"]);
     let (status, receipt) = demo.send(&first["submitter"], "/v1/entries", Some(entry())).await;
     assert_eq!(status, 201, "{receipt}");
     for (role, path) in
@@ -186,6 +199,9 @@ async fn the_demo_shows_a_year_of_a_clinic_whose_nosy_clerk_stands_out() {
     // The command line shows the same, also of somebody who broke the glass.
     let cli = Cli::new(&demo.url, officer.as_str().unwrap());
     has(stdout(&cli.run(0, &["report", "access", "--actor", nosy])), &[&format!("User {nosy}:"), "PATIENT", "HOUR"]);
+    let said = run_what_it_printed(&demo, folder.path());
+    has(&said, &[&format!("User {nosy}:"), "looked at 3 entries, 3 of them in its period"]);
+    assert!(std::fs::read(folder.path().join("accounting.pdf")).unwrap().starts_with(b"%PDF"));
     let breaker = summary["actors"].as_array().unwrap().iter().find(|it| it["break_glass"] != 0).unwrap();
     let breaker = breaker["actor"].as_str().unwrap().to_owned();
     demo.stop();
