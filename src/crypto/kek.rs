@@ -238,6 +238,32 @@ mod tests {
     }
 
     #[test]
+    fn a_cost_is_bounded_by_eight_mebibytes_and_four_gibibytes_and_sixteen_of_the_others() {
+        let bounded = |memory_kib, passes, lanes| {
+            let cost = Cost { memory_kib, passes, lanes };
+            KekSpec::Passphrase { cost, salt: "00".repeat(16) }.is_bounded()
+        };
+        let all: Vec<_> = [8_192, 4_194_304].into_iter().flat_map(|it| [(it, 1, 1), (it, 16, 16)]).collect();
+        assert!(all.iter().all(|(memory, passes, lanes)| bounded(*memory, *passes, *lanes)));
+        for (memory, passes, lanes) in
+            [(8_191, 1, 1), (4_194_305, 1, 1), (8_192, 0, 1), (8_192, 17, 1), (8_192, 1, 0), (8_192, 1, 17)]
+        {
+            assert!(!bounded(memory, passes, lanes), "{memory} {passes} {lanes}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_32_bytes_and_nothing_shows_it() {
+        let unlock = Unlock::of_key(&[7; 32]).unwrap();
+        assert!(Unlock::of_key(&[7; 31]).is_none() && Unlock::of_key(&[7; 33]).is_none());
+        let kek = Kek::derive(KekSpec::KeyFile, &unlock).unwrap();
+        assert_eq!(kek.secret(), kek.key().expose());
+        for shown in [format!("{unlock:?}"), format!("{:?}", passphrase("correct")), format!("{:?}", kek.key())] {
+            assert!(shown.ends_with("([redacted])"), "{shown}");
+        }
+    }
+
+    #[test]
     fn costs_out_of_bounds_and_wrong_kinds_are_refused() {
         for cost in [
             Cost { memory_kib: 8, ..CHEAP },

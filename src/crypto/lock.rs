@@ -152,6 +152,14 @@ mod tests {
         assert!(open(&slots, &wraps, &unlock(2)).unwrap().0 == master);
         assert_eq!(open(&slots, &wraps, &unlock(3)).err(), Some(KeyringError::WrongKey));
         assert_ne!(one.wrap(&master), one.wrap(&master));
+        // That it is the wrong passphrase for one slot says more than that it is nothing for another.
+        let phrase = |text: &str| Unlock::Passphrase(Zeroizing::new(text.as_bytes().to_vec()));
+        let cheap = Cost { memory_kib: 8 * 1024, passes: 1, lanes: 1 };
+        let recovery = Slot::of("recovery", &phrase("correct horse battery"), cheap).unwrap();
+        let mixed = [recovery, one.clone()];
+        let wraps_of_mixed: Vec<_> = mixed.iter().map(|it| it.wrap(&master).unwrap()).collect();
+        let wrong = open(&mixed, &wraps_of_mixed, &phrase("correct horse batterz"));
+        assert_eq!(wrong.err(), Some(KeyringError::WrongKey));
         let swapped: Vec<_> = wraps.iter().rev().cloned().collect();
         assert_eq!(open(&slots, &swapped, &unlock(1)).err(), Some(KeyringError::Altered));
         assert_eq!(open(&slots, &wraps[..1], &unlock(1)).err(), Some(KeyringError::Malformed));

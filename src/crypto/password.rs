@@ -56,6 +56,7 @@ mod tests {
         assert!(!kept.matches("correct horse batterz"));
         assert_ne!(kept.hash, PasswordHash::of("correct horse battery").unwrap().hash);
         assert!(!PasswordHash { memory_kib: 0, ..kept.clone() }.matches("correct horse battery"));
+        assert!(kept.memory_kib >= 19 * 1_024 && kept.passes >= 2, "the least that OWASP names");
         assert!(!serde_json::to_string(&kept).unwrap().contains("horse"));
     }
 }

@@ -62,6 +62,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn neither_a_token_nor_its_hash_is_ever_printed() {
+        let token = PlainToken::generate();
+        assert_eq!(format!("{token:?} {:?}", token.hashed()), "PlainToken([redacted]) HashedToken");
+    }
+
+    #[test]
     fn a_token_reads_back_and_a_damaged_one_does_not() {
         let token = PlainToken::generate();
         assert_eq!(PlainToken::parse(token.expose()).unwrap().hashed(), token.hashed());

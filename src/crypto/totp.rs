@@ -57,7 +57,8 @@ impl TotpSecret {
         mac.update(&step.to_be_bytes());
         let hash: [u8; 20] = mac.finalize().into_bytes().into();
         let at = usize::from(hash[19] & 0xf);
-        let number = hash[at..at + 4].iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) & 0x7fff_ffff;
+        let four: [u8; 4] = hash[at..at + 4].try_into().expect("four of twenty bytes, from the sixteenth at most");
+        let number = u32::from_be_bytes(four) & 0x7fff_ffff;
         format!("{:06}", number % 1_000_000)
     }
 }
@@ -90,7 +91,11 @@ mod tests {
         assert_eq!(secret.accept(&secret.code(step), now, 0), Some(step));
         assert_eq!(secret.accept(&secret.code(step), now, step), None, "used");
         assert_eq!(secret.accept(&secret.code(step - 1), now, step - 2), Some(step - 1));
-        assert_eq!(secret.accept(&secret.code(step - 5), now, 0), None);
+        assert_eq!(secret.accept(&secret.code(step + 1), now, step), Some(step + 1), "its clock is ahead");
+        for far in [step - 5, step - 2, step + 2] {
+            assert_eq!(secret.accept(&secret.code(far), now, 0), None, "{far} at {step}");
+        }
+        assert_eq!(TotpSecret::last_accepted_at(now), step + 1, "after that none that was accepted counts again");
         for wrong in ["", "12345", "1234567", "abcdef"] {
             assert_eq!(secret.accept(wrong, now, 0), None);
         }

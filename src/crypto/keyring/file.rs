@@ -79,6 +79,7 @@ impl Keyring {
             + 512 * self.buckets.len()
             + 64 * self.former_state_keys.len();
         let mut out = Zeroizing::new(Vec::with_capacity(room));
+        let capacity = out.capacity();
         let secret =
             |out: &mut Vec<u8>, secret: Option<&Secret>| put_prefixed(out, secret.map_or(&[], |it| it.expose()));
         let count = |out: &mut Vec<u8>, count: usize| {
@@ -121,6 +122,7 @@ impl Keyring {
                 secret(&mut out, Some(&it.key));
             }
         }
+        debug_assert_eq!(out.capacity(), capacity, "it had to grow, which leaves copies of keys behind");
         out
     }
 

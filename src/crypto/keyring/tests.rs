@@ -186,3 +186,72 @@ fn each_change_is_the_next_generation_and_touches_nothing_else() {
     assert_eq!((moved.version, moved.bucket), (2, 2));
     assert!(first.resealing(of(1, 3), 2).is_none() && first.resealing(of(1, 2), 3).is_none());
 }
+
+#[test]
+fn a_keyring_of_a_hundred_years_fits_into_a_file_and_reads_back() {
+    let (now, mut ring) = (Timestamp(1), Keyring::create(Timestamp(1), slot(1)));
+    for version in 2..1_200 {
+        ring.versions.push(DataKey::fresh(version, now));
+        ring.index_keys.push(IndexKey { version, key: Secret::random() });
+    }
+    let class = "a class with a name as long as such names are".to_owned();
+    let bucket = |id| Bucket {
+        id,
+        class: class.clone(),
+        expires_at: Some(now),
+        certificate: None,
+        secret: Some(Secret::random()),
+    };
+    ring.buckets.extend((2..7_000).map(bucket));
+    for _ in 0..20 {
+        ring = ring.with_state_key(now, now);
+    }
+    let file = ring.encode();
+    assert!(file.len() > 1 << 20 && file.len() < MAX_FILE_BYTES, "{}", file.len());
+    let (again, _) = Keyring::decode(&file, &unlock(1)).unwrap();
+    assert!(*again.body() == *ring.body());
+    let large = format!("{}\n", "x".repeat(MAX_FILE_BYTES));
+    assert_eq!(Keyring::decode(&large, &unlock(1)).err(), Some(KeyringError::Malformed));
+}
+
+#[test]
+fn a_state_key_that_was_replaced_opens_rows_until_nobody_can_need_it() {
+    let first = Keyring::create(Timestamp(1), slot(1));
+    let second = first.with_state_key(Timestamp(10), Timestamp(0));
+    let third = second.with_state_key(Timestamp(20), Timestamp(10));
+    let keys = |ring: &Keyring| ring.state_keys().cloned().collect::<Vec<_>>();
+    assert!(keys(&third) == [third.state_key().clone(), second.state_key().clone(), first.state_key().clone()]);
+    let later = third.with_state_key(Timestamp(30), Timestamp(11));
+    assert!(keys(&later) == [later.state_key().clone(), third.state_key().clone(), second.state_key().clone()]);
+    assert!(third.cursor_key() != second.cursor_key());
+}
+
+#[test]
+fn every_secret_is_among_those_that_are_looked_for() {
+    let ring = rich().with_index_key().with_state_key(Timestamp(10), Timestamp(0));
+    let found: Vec<_> = ring.secrets().collect();
+    let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "data key 2",
+        "data key 3",
+        "bucket 1",
+        "bucket 3",
+        "index key 1",
+        "index key 2",
+        "state key",
+        "cursor key",
+        "former state key",
+    ];
+    assert_eq!(names, expected, "of what was destroyed nothing is left");
+    let body = ring.body();
+    assert!(found.iter().all(|(_, secret)| body.windows(32).any(|it| it == secret.as_slice())));
+}
+
+#[test]
+fn an_entry_records_the_sha_256_of_a_keyring_file() {
+    assert_eq!(
+        file_digest("abc"),
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "FIPS 180-2, appendix B.1"
+    );
+}
