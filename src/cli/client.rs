@@ -17,6 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::keyfile;
+
 pub use self::problem::{FieldError, Problem};
 
 /// Where the vault is, and with which token to speak to it.
@@ -256,10 +258,8 @@ fn address(base: &Url, path: &[&str], query: &[(&str, &str)]) -> Url {
 fn identity(path: &Path) -> anyhow::Result<Identity> {
     let wrong =
         || format!("the client certificate {} is not a certificate and its private key in PEM form", path.display());
-    let pem = std::fs::read(path)
-        .map(Zeroizing::new)
-        .with_context(|| format!("the client certificate {} cannot be read", path.display()))?;
-    Identity::from_pem(&pem).with_context(wrong)
+    let pem = keyfile::read_private(path, "client certificate")?;
+    Identity::from_pem(pem.as_bytes()).with_context(wrong)
 }
 
 fn authorities(path: &Path) -> anyhow::Result<Vec<Certificate>> {

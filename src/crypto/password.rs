@@ -1,8 +1,10 @@
-//! Passwords of people: kept only as Argon2id (RFC 9106), compared in constant time.
+//! Passwords of people: kept only as Argon2id (RFC 9106), compared in constant time. The same letters count as the same however a
+//! keyboard composes them (NFKC, as SP 800-63B advises).
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
 use super::random;
@@ -41,13 +43,20 @@ fn stretch(password: &str, salt: &[u8], (memory_kib, passes, lanes): (u32, u32, 
     let params = Params::new(memory_kib, passes, lanes, Some(32)).ok()?;
     let mut out = Zeroizing::new([0; 32]);
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon.hash_password_into(password.as_bytes(), salt, out.as_mut_slice()).ok()?;
+    let composed = Zeroizing::new(password.nfkc().collect::<String>());
+    argon.hash_password_into(composed.as_bytes(), salt, out.as_mut_slice()).ok()?;
     Some(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_letter_is_the_same_however_a_keyboard_composes_it() {
+        let kept = PasswordHash::of("fu\u{308}nf wo\u{308}rter reichen").unwrap();
+        assert!(kept.matches("f\u{fc}nf w\u{f6}rter reichen") && !kept.matches("funf worter reichen"));
+    }
 
     #[test]
     fn only_the_password_matches_and_the_same_one_is_kept_differently() {

@@ -126,7 +126,7 @@ impl Keyring {
         out
     }
 
-    fn parse(body: &[u8]) -> Option<Self> {
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let mut rest = body;
         let mut versions = Vec::new();
         for _ in 0..take_u32(&mut rest)? {

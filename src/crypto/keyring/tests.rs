@@ -210,8 +210,53 @@ fn a_keyring_of_a_hundred_years_fits_into_a_file_and_reads_back() {
     assert!(file.len() > 1 << 20 && file.len() < MAX_FILE_BYTES, "{}", file.len());
     let (again, _) = Keyring::decode(&file, &unlock(1)).unwrap();
     assert!(*again.body() == *ring.body());
-    let large = format!("{}\n", "x".repeat(MAX_FILE_BYTES));
-    assert_eq!(Keyring::decode(&large, &unlock(1)).err(), Some(KeyringError::Malformed));
+    // What is larger is not even looked at: the spaces would be read, and found to be altered.
+    let (line, body) = file.split_once('\n').unwrap();
+    let padded = |size: usize| format!("{line}{}\n{body}", " ".repeat(size - file.len()));
+    assert_eq!(Keyring::decode(&padded(MAX_FILE_BYTES), &unlock(1)).err(), Some(KeyringError::Altered));
+    assert_eq!(Keyring::decode(&padded(MAX_FILE_BYTES + 1), &unlock(1)).err(), Some(KeyringError::Malformed));
+}
+
+#[test]
+fn a_keyring_that_makes_no_sense_is_refused_though_it_was_sealed_rightly() {
+    type Change = fn(&mut Keyring);
+    let unsound: [(&str, Change); 16] = [
+        ("no data key", |it| it.versions.clear()),
+        ("the newest does not seal", |it| it.versions[2].state = KeyState::Retired),
+        ("the newest has no key", |it| it.versions[2].key = None),
+        ("versions out of order", |it| it.versions.swap(0, 1)),
+        ("a version twice", |it| it.versions[1].version = 1),
+        ("destroyed and there", |it| it.versions[0].key = Some(Secret::random())),
+        ("retired and gone", |it| it.versions[1].key = None),
+        ("no bucket", |it| it.buckets.clear()),
+        ("not the own bucket first", |it| it.buckets[0].id = 0),
+        ("the own bucket is gone", |it| it.buckets[0].secret = None),
+        ("the own bucket was disposed of", |it| {
+            (it.buckets[0].secret, it.buckets[0].certificate) = (None, Some([7; 16]))
+        }),
+        ("buckets out of order", |it| it.buckets.swap(1, 2)),
+        ("a bucket twice", |it| it.buckets[2].id = 2),
+        ("disposed of and there", |it| it.buckets[1].secret = Some(Secret::random())),
+        ("gone without a certificate", |it| it.buckets[2].secret = None),
+        ("no index key", |it| it.index_keys.clear()),
+    ];
+    assert!(Keyring::decode(&rich().encode(), &unlock(1)).is_ok());
+    for (what, change) in unsound {
+        let mut ring = rich();
+        change(&mut ring);
+        assert_eq!(Keyring::decode(&ring.encode(), &unlock(1)).err(), Some(KeyringError::Malformed), "{what}");
+    }
+    let body = rich().body();
+    assert!(Keyring::parse(&body).is_some());
+    for more in [&[0][..], &[0; 4], &[0, 0, 0, 1]] {
+        assert!(Keyring::parse(&[body.as_slice(), more].concat()).is_none(), "{more:?} at the end");
+    }
+    let other = rich().encode().replace("phivault-keyring-v1", "phivault-keyring-v2");
+    assert_eq!(
+        Keyring::decode(&other, &unlock(1)).err(),
+        Some(KeyringError::Malformed),
+        "another format is not guessed at"
+    );
 }
 
 #[test]
