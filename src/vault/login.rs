@@ -14,7 +14,7 @@ use crate::crypto::keyring::Keyring;
 use crate::crypto::password::PasswordHash;
 use crate::crypto::token::PlainToken;
 use crate::crypto::totp::TotpSecret;
-use crate::domain::action::{Action, Outcome};
+use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission, Role};
 use crate::domain::meta::Record;
 use crate::domain::time::Clock;
@@ -221,12 +221,8 @@ impl Vault {
             return Err(VaultError::LoginFailed);
         }
         if let Some(more) = self.denial_to_record(&caller, Action::LOGIN_FAILED) {
-            let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
-            note.outcome = Outcome::Denied;
+            let mut note = Note::denied(&caller, Action::LOGIN_FAILED).counting(NOT_RECORDED, more);
             note.client = from.address;
-            if more > 0 {
-                note.facts.push((NOT_RECORDED.into(), more.to_string()));
-            }
             self.record(note)?;
         }
         Err(VaultError::LoginFailed)

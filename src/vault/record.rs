@@ -78,6 +78,19 @@ impl<'a> Note<'a> {
         }
     }
 
+    /// What was not allowed.
+    pub(super) fn denied(caller: &'a Caller, action: Action) -> Self {
+        Self { outcome: Outcome::Denied, ..Self::new(caller, action, default_reason()) }
+    }
+
+    /// With a fact that counts something, unless there was none of it.
+    pub(super) fn counting(mut self, fact: &str, count: u64) -> Self {
+        if count > 0 {
+            self.facts.push((fact.into(), count.to_string()));
+        }
+        self
+    }
+
     /// Seals a text with it.
     pub(super) fn seal(&mut self, path: &str, text: impl Into<String>) {
         self.items.push(Item { path: path.to_owned(), value: Phi::text(text) });
@@ -126,12 +139,7 @@ impl Vault {
         }
         self.counters.denied.fetch_add(1, Ordering::Relaxed);
         if let Some(suppressed) = self.denial_to_record(caller, action) {
-            let mut note = Note::new(caller, action, default_reason());
-            note.outcome = Outcome::Denied;
-            if suppressed > 0 {
-                note.facts.push((NOT_RECORDED.into(), suppressed.to_string()));
-            }
-            self.record(note)?;
+            self.record(Note::denied(caller, action).counting(NOT_RECORDED, suppressed))?;
         }
         Err(VaultError::Denied)
     }
@@ -142,10 +150,7 @@ impl Vault {
     /// What recording says.
     pub fn record_refused(&self, caller: &Caller, refused: u64) -> Result<(), VaultError> {
         let action = if caller.role == Role::Submitter { Action::SUBMIT } else { Action::SEARCH };
-        let mut note = Note::new(caller, action, default_reason());
-        note.outcome = Outcome::Denied;
-        note.facts.push(("requests_refused".into(), refused.to_string()));
-        self.record(note).map(|_| ())
+        self.record(Note::denied(caller, action).counting("requests_refused", refused)).map(|_| ())
     }
 
     /// Records how many connections failed to agree on TLS since this was last asked: in a hospital each is a node that is not who it should
@@ -160,11 +165,7 @@ impl Vault {
         if new == 0 || self.disk().0 {
             return Ok(());
         }
-        let caller = vault_itself();
-        let mut note = Note::new(&caller, Action::LOGIN_FAILED, default_reason());
-        note.outcome = Outcome::Denied;
-        note.facts.push(("tls_handshakes_failed".into(), new.to_string()));
-        self.record(note)?;
+        self.record(Note::denied(&vault_itself(), Action::LOGIN_FAILED).counting("tls_handshakes_failed", new))?;
         counters.handshakes_told.store(told + new, Ordering::Relaxed);
         Ok(())
     }
@@ -184,10 +185,7 @@ impl Vault {
             of.map(|it| (it.caller.clone(), it.action, std::mem::take(&mut it.suppressed))).collect()
         };
         for (caller, action, count) in counted {
-            let mut note = Note::new(&caller, action, default_reason());
-            note.outcome = Outcome::Denied;
-            note.facts.push((NOT_RECORDED.into(), count.to_string()));
-            self.record(note)?;
+            self.record(Note::denied(&caller, action).counting(NOT_RECORDED, count))?;
         }
         Ok(())
     }
