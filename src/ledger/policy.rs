@@ -293,12 +293,23 @@ mod tests {
             (&format!("witness again {}\nquorum none\n", witness(0).verifier_key()), "count twice"),
             ("log x\nquorum none\n", "key"),
             ("witness w9\nquorum none\n", "fields"),
+            (&format!("log {} https://a.example/ b\nquorum none\n", log().verifier_key()), "fields"),
+            (&format!("witness w9 {} https://a.example/ b\nquorum none\n", witness(9).verifier_key()), "fields"),
             ("quorum\n", "fields"),
             ("hello\n", "fields"),
         ] {
             let error = policy(groups).unwrap_err().to_string();
             assert!(error.contains(word), "{groups:?}: {error}");
         }
-        assert!(Policy::parse(&"#".repeat(MAX_POLICY_BYTES + 1)).is_err());
+        // A comment fills it up to the limit, and by one byte beyond it.
+        let head = format!("log {}\nquorum none\n#", log().verifier_key());
+        let full = format!("{head}{}", "x".repeat(MAX_POLICY_BYTES - head.len()));
+        assert!(Policy::parse(&full).is_ok());
+        for more in ["x", "xx"] {
+            assert_eq!(
+                Policy::parse(&format!("{full}{more}")).err().unwrap().to_string(),
+                PolicyError::Whole("is longer than 64 KiB").to_string()
+            );
+        }
     }
 }

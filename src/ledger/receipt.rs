@@ -167,5 +167,8 @@ mod tests {
                 || TlogProof::parse(&wrong).unwrap().verify(&golden().1, &golden().2).is_err();
             assert!(refused, "{wrong:?}");
         }
+        let of = |count: usize| TlogProof { hashes: vec![leaf_hash(b"x"); count], ..golden().0 }.to_string();
+        assert!(TlogProof::parse(&of(63)).is_ok(), "a tree of 2^63 leaves");
+        assert!(TlogProof::parse(&of(64)).is_err() && TlogProof::parse(&of(65)).is_err());
     }
 }

@@ -229,6 +229,19 @@ mod tests {
         assert_eq!(judge(&AddCheckpoint { proof, ..request(0, 300) }, None), Err(Refusal::WrongProof));
     }
 
+    #[test]
+    fn a_request_holds_no_more_hashes_and_bytes_than_it_can_need() {
+        let of = |count: usize, note: &str| {
+            let hash = format!("{}\n", STANDARD.encode(leaf_hash(b"x").0));
+            AddCheckpoint::parse(&format!("old 1\n{}\n{note}", hash.repeat(count)))
+        };
+        assert_eq!((of(63, "n").unwrap().proof.len(), of(63, "n").unwrap().note.as_str()), (63, "n"));
+        assert!(of(64, "n").is_err() && of(65, "n").is_err());
+        let note = |size: usize| "n".repeat(size - "old 1\n\n".len());
+        assert!(of(0, &note(MAX_REQUEST_BYTES)).is_ok());
+        assert!(of(0, &note(MAX_REQUEST_BYTES + 1)).is_err() && of(0, &note(MAX_REQUEST_BYTES + 2)).is_err());
+    }
+
     // made by another implementation (pyca/cryptography) from a seed of 32 times 0x05
     const FOREIGN_KEY: &str = "w.example+68cf16f3+BG56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx";
     const FOREIGN_TEXT: &str = "ledger.example/ward-7\n300\nkJcpqcb0qWKBKkZXnxPSra0Dz30AFtViQ/5FhNC14Dw=\n";

@@ -159,3 +159,14 @@ fn texts_and_names_the_format_cannot_carry_are_not_signed() {
         assert_eq!(NoteSigner::from_seed(name, &[7; 32]).map(|_| ()), Err(NoteError::InvalidName), "{name:?}");
     }
 }
+
+#[test]
+fn a_note_may_be_as_long_as_the_limit_and_no_longer() {
+    let signer = signer(7);
+    let overhead = signer.sign("\n").unwrap().len() - 1;
+    let text = |size: usize| format!("{}\n", "a".repeat(size - 1));
+    let full = signer.sign(&text(MAX_NOTE_BYTES - overhead)).unwrap();
+    assert_eq!((full.len(), Note::parse(&full).map(|it| it.verify(&[trusted()]).is_ok())), (MAX_NOTE_BYTES, Ok(true)));
+    assert_eq!(signer.sign(&text(MAX_NOTE_BYTES - overhead + 1)), Err(NoteError::TooLarge));
+    assert_eq!(Note::parse(&format!("a{full}")), Err(NoteError::TooLarge));
+}
