@@ -276,6 +276,27 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_asks_for_witnesses_unless_its_quorum_is_none() {
+        for (groups, asks) in [("quorum none\n", false), ("quorum w0\n", true)] {
+            assert_eq!(policy(groups).unwrap().asks_for_witnesses(), asks, "{groups}");
+        }
+        assert!(!Policy::of_log(log().verifier_key().clone()).asks_for_witnesses());
+    }
+
+    #[test]
+    fn the_time_that_counts_is_the_newest_of_that_key_and_no_other() {
+        let mut note = Note::parse(&note(&[0])).unwrap();
+        let text = note.text.clone();
+        note.signatures.push(witness(0).cosign(&text, 900));
+        note.signatures.push(witness(1).cosign(&text, 5_000));
+        // Another key of the same name: its time is not this one's.
+        let name = witness(0).verifier_key().name().to_owned();
+        note.signatures.push(NoteSigner::of_kind(&name, KeyKind::Witness, &[99; 32]).unwrap().cosign(&text, 6_000));
+        let opened = policy("quorum w0\n").unwrap().open(&note.to_string()).unwrap();
+        assert_eq!(opened.witnesses, [("w0".to_owned(), Some(1_000)), ("w1".to_owned(), Some(5_000))]);
+    }
+
+    #[test]
     fn malformed_policies_are_refused_with_their_line() {
         for (groups, word) in [
             ("", "no quorum"),
