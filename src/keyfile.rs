@@ -61,6 +61,31 @@ impl KeyPaths {
     pub fn next_keyring(&self) -> PathBuf {
         self.keyring.with_extension("next")
     }
+
+    /// Every file that may stand beside these or in their place.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let own = [self.keyring.clone(), self.signing_key.clone(), self.lock.clone(), self.verifier_key()];
+        let next = [self.next_keyring(), self.next_signing_key()];
+        let temporary = own.each_ref().map(|it| it.with_extension("tmp"));
+        // A signing key and its public half are written over by way of the same name, one after the other.
+        own.into_iter().chain(next).chain(temporary.into_iter().take(3)).collect()
+    }
+
+    /// Refuses names that differ only in their end: two files would be written by way of one name.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn check_apart(&self) -> Result<(), FileError> {
+        let mut all = self.all();
+        all.sort();
+        match all.windows(2).find(|it| it[0] == it[1]) {
+            None => Ok(()),
+            Some(twice) => Err(FileError::new(format!(
+                "keys.keyring, keys.signing_key and keys.lock must differ before their last dot: two of them would be written by way of {}. Rename one file and its setting.",
+                twice[0].display()
+            ))),
+        }
+    }
 }
 
 /// Reads a file that only its owner may read.
@@ -105,10 +130,12 @@ pub fn create_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
             }
             _ => FileError::new(format!("{shown} cannot be made: {error}.")),
         })?;
-    file.write_all(bytes)
+    let written = file
+        .write_all(bytes)
         .and_then(|()| file.sync_all())
-        .map_err(|error| FileError::new(format!("{shown} cannot be written: {error}.")))?;
-    sync_folder(path)
+        .map_err(|error| FileError::new(format!("{shown} cannot be written: {error}.")));
+    // Half a file would be in the way of the next attempt.
+    written.and_then(|()| sync_folder(path)).inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 /// Replaces a file so that at any moment either the old or the new one is there, whole.

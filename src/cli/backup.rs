@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Settings;
@@ -13,6 +13,7 @@ use crate::vault::{self, RestoreAsked};
 
 use super::client::terminal;
 use super::init::Unlocking;
+use super::making::{self, Making};
 use super::receipt::read;
 use super::{init, local};
 
@@ -118,7 +119,7 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// One sentence with the remedy.
 pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
-    init::refuse_a_vault(&args.dir)?;
+    making::refuse_a_vault(&args.dir)?;
     crate::telemetry::start(&crate::config::Log { level: "warn".into(), ..Default::default() })
         .map_err(|it| anyhow!(it))?;
     let unlock = match &args.key_file {
@@ -131,9 +132,8 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     };
     let unlock = local::peppered(unlock, args.pepper_file.as_deref())?;
     let last_known = args.checkpoint.as_deref().map(read).transpose()?;
-    keyfile::create_folder(&args.dir)?;
-    let dir = args.dir.canonicalize().with_context(|| format!("The folder {} cannot be used", args.dir.display()))?;
-    let mut settings = Settings::in_folder(&dir);
+    let making = Making::begin(&args.dir)?;
+    let (dir, mut settings) = (making.dir.clone(), making.settings());
     if args.blind {
         settings.entries.patient_ids = crate::config::PatientIds::Blind;
     }
@@ -144,18 +144,17 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
         pkcs11: None,
         blind: args.blind,
     };
-    let text = init::settings_text(&how)?;
     let known = last_known.is_some();
-    let restored = unpack(args, &settings, &local::key_paths(&settings), &unlock, last_known)?;
+    let keys = local::key_paths(&settings);
+    let (restored, origin, problems, unreadable) = making.finish(&init::settings_text(&how)?, || {
+        let restored = unpack(args, &settings, &keys, &unlock, last_known)?;
+        let vault = local::open_new(&settings, &unlock, Some(restored.clone()))?;
+        let begun = (restored, vault.origin().to_owned(), vault.readiness().problems, vault.unreadable()?);
+        vault.stop()?;
+        Ok(begun)
+    })?;
     let bare = restored.entries.saturating_sub(restored.signed);
     let (entries, missing) = (restored.entries, restored.last_known.0.saturating_sub(restored.entries));
-    let begun = || {
-        let vault = local::open_new(&settings, &unlock, Some(restored))?;
-        let begun = (vault.origin().to_owned(), vault.readiness().problems, vault.unreadable()?);
-        vault.stop()?;
-        anyhow::Ok(begun)
-    };
-    let (origin, problems, unreadable) = init::whole_or_nothing(&settings, &dir, &text, begun)?;
     let mut said = format!("{entries} entries are restored; the ledger {origin} begins over them.");
     said.push_str(&match (known, missing) {
         (false, _) => "\nNo newer checkpoint was given, so whether entries are missing is not known.".to_owned(),

@@ -12,7 +12,7 @@ use crate::clinic;
 use crate::config::Settings;
 use crate::domain::caller::{Caller, Role};
 use crate::domain::json;
-use crate::keyfile;
+use crate::keyfile::{self, KeyPaths};
 use crate::telemetry;
 use crate::vault::{Cost, Outcome, Vault, Verdict};
 
@@ -43,6 +43,8 @@ pub struct Args {
     blind: bool,
 }
 
+/// The name of every trial's ledger.
+const LEDGER: &str = "demo.phivault.local";
 /// The seed of the clinic: everybody sees the same one.
 const SEED: u64 = 20_261_124;
 /// Entries of one batch.
@@ -63,9 +65,9 @@ struct Tokens {
 /// # Errors
 /// One sentence with the remedy.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let fresh = !args.dir.join("phivault.toml").exists();
-    if fresh {
-        create(args)?;
+    match args.dir.join("phivault.toml").symlink_metadata() {
+        Ok(_) => refuse_others(&args.dir)?,
+        Err(_) => create(args)?,
     }
     let mut settings = Settings::load(&args.dir.join("phivault.toml"), std::env::vars())?;
     settings.server.listen = format!("127.0.0.1:{}", args.port);
@@ -86,6 +88,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     serve::serve(&settings, &vault, |address| introduce(&address.to_string(), &args.dir, &tokens))
 }
 
+/// A vault that no demo made is not filled with made-up entries.
+fn refuse_others(dir: &Path) -> anyhow::Result<()> {
+    let ledger = keyfile::read_verifier_key(&KeyPaths::in_folder(&dir.join("keys")).verifier_key());
+    if ledger.is_ok_and(|it| it.name().starts_with(&format!("{LEDGER}/"))) {
+        return Ok(());
+    }
+    bail!("{} holds a vault that is no trial. Nothing was changed. Choose another folder with --dir.", dir.display());
+}
+
 fn create(args: &Args) -> anyhow::Result<()> {
     if args.dir.exists() && std::fs::read_dir(&args.dir).is_ok_and(|mut it| it.next().is_some()) {
         bail!(
@@ -104,7 +115,7 @@ fn create(args: &Args) -> anyhow::Result<()> {
         pkcs11: None,
         blind: args.blind,
     };
-    let admin = make(&args.dir, &how, &unlock, Cost::default(), "demo.phivault.local")?;
+    let admin = make(&args.dir, &how, &unlock, Cost::default(), LEDGER)?;
     keyfile::create_private(&args.dir.join("admin.token"), format!("{admin}\n").as_bytes())?;
     eprintln!("A trial vault was made in {}.", args.dir.display());
     Ok(())

@@ -38,7 +38,7 @@ pub struct Args {
 
 /// How something stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stand {
+pub(super) enum Stand {
     Well,
     /// It works; somebody should decide about it.
     Advice,
@@ -93,8 +93,9 @@ fn files(settings: &Settings) -> Vec<Finding> {
         ("the key file", keys.key_file.as_ref()),
         ("the TLS key", settings.server.tls_key.as_ref()),
     ];
-    let mut out: Vec<_> =
-        secrets.into_iter().filter_map(|(what, path)| Some(private(what, path?, "chmod 600"))).collect();
+    let names = local::key_paths(settings).check_apart().map_err(anyhow::Error::from);
+    let mut out = vec![usable("the key files have names of their own", names)];
+    out.extend(secrets.into_iter().filter_map(|(what, path)| Some(private(what, path?, "chmod 600"))));
     let data = &settings.storage.data_dir;
     out.push(private("the folder of the data", data, "chmod 700"));
     out.push(Finding::of(
@@ -133,13 +134,13 @@ fn private(what: &str, path: &Path, mend: &str) -> Finding {
 }
 
 /// Whether clients take the certificate today, and for how long.
-fn certificate(valid: &std::ops::Range<i64>, now: i64) -> Finding {
+pub(super) fn certificate(valid: &std::ops::Range<i64>, now: i64) -> (Stand, String) {
     let day = |seconds| {
         chrono::DateTime::from_timestamp(seconds, 0).map_or_else(String::new, |it| it.date_naive().to_string())
     };
     let (begin, end, days) = (day(valid.start), day(valid.end), (valid.end - now).div_euclid(86_400));
     let renew = "renew it; the vault takes the new one within a minute";
-    let (stand, what) = match () {
+    match () {
         () if now < valid.start => {
             (Stand::Wrong, format!("the TLS certificate is valid only from {begin}: clients refuse it until then"))
         }
@@ -148,8 +149,7 @@ fn certificate(valid: &std::ops::Range<i64>, now: i64) -> Finding {
         }
         () if days < FEW_DAYS => (Stand::Advice, format!("the TLS certificate ends in {days} days, on {end}: {renew}")),
         () => (Stand::Well, format!("the TLS certificate is valid until {end}, for {days} days")),
-    };
-    Finding { stand, what }
+    }
 }
 
 /// How applications and people reach it.
@@ -169,9 +169,10 @@ fn ways_in(settings: &Settings) -> Vec<Finding> {
             Finding { stand: Stand::Well, what: "it listens on this machine only; TLS is a proxy's".into() }
         }
     }];
-    out.extend(
-        super::serve::tls(server).ok().flatten().map(|tls| certificate(&tls.valid(), chrono::Utc::now().timestamp())),
-    );
+    if let Some(tls) = super::serve::tls(server).ok().flatten() {
+        let (stand, what) = certificate(&tls.valid(), chrono::Utc::now().timestamp());
+        out.push(Finding { stand, what });
+    }
     out.push(Finding::of(
         beyond || server.tls_certificate.is_some() || !server.trusted_proxies.is_empty(),
         Stand::Advice,
@@ -227,7 +228,6 @@ fn evidence(settings: &Settings) -> Vec<Finding> {
     let evidence = &settings.evidence;
     let anchored = evidence.policy.is_some() || evidence.anchor_file.is_some() || evidence.anchor_url.is_some();
     let mut out = vec![
-        usable("the policy of witnesses is one it takes", super::serve::policy(settings).map(drop)),
         Finding::of(
             anchored,
             Stand::Advice,
@@ -247,6 +247,9 @@ fn evidence(settings: &Settings) -> Vec<Finding> {
             "data keys are never replaced by themselves (keys.rotate_days = 0)",
         ),
     ];
+    if evidence.policy.is_some() {
+        out.push(usable("the policy of witnesses is one it takes", super::serve::policy(settings).map(drop)));
+    }
     out.extend(evidence.anchor_file.as_ref().map(|path| {
         Finding::of(
             !keyfile::same_device(path, &settings.storage.data_dir),
@@ -261,7 +264,12 @@ fn evidence(settings: &Settings) -> Vec<Finding> {
 /// Disk, clock, memory.
 fn machine(settings: &Settings) -> Vec<Finding> {
     let storage = &settings.storage;
-    let free = rustix::fs::statvfs(&storage.data_dir).map_or(0, |it| (it.f_bavail * it.f_frsize) >> 20);
+    let Ok(disk) = rustix::fs::statvfs(&storage.data_dir) else {
+        let what =
+            format!("there is no folder {}: mount its disk, or correct storage.data_dir", storage.data_dir.display());
+        return vec![Finding { stand: Stand::Wrong, what }];
+    };
+    let free = (disk.f_bavail * disk.f_frsize) >> 20;
     let wanted = storage.reserve_mb.max(64) * 4;
     let swap = std::fs::read_to_string("/proc/swaps").is_ok_and(|it| it.lines().count() > 1);
     vec![
@@ -298,14 +306,14 @@ fn machine(settings: &Settings) -> Vec<Finding> {
 fn backups(folder: &Path) -> Finding {
     let newest = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| {
         let it = it.ok()?;
-        let is_one = it.path().extension().is_some_and(|end| end == "phv");
-        it.metadata().ok().filter(|_| is_one)?.modified().ok()
+        let modified = it.metadata().ok().filter(std::fs::Metadata::is_file)?.modified().ok();
+        crate::vault::manifest_of(&it.path()).ok().and(modified)
     });
     let shown = folder.display();
     let Some(newest) = newest.max() else {
         return Finding {
             stand: Stand::Wrong,
-            what: format!("there is no backup (*.phv) in {shown}: phivault backup makes one"),
+            what: format!("there is no whole backup in {shown}: phivault backup makes one"),
         };
     };
     let age = SystemTime::now().duration_since(newest).unwrap_or_default();

@@ -1,12 +1,12 @@
 //! `phivault init`: makes a vault.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use zeroize::Zeroizing;
 
-use crate::config::Settings;
 use crate::domain::caller::Role;
 use crate::keyfile;
 use crate::vault::{self, Cost, Creation, MIN_PASSPHRASE_BYTES, Unlock};
@@ -15,6 +15,7 @@ use crate::config::Pkcs11;
 
 use super::hsm::{self, Pkcs11Args};
 use super::local;
+use super::making::{self, Making};
 
 /// Make a vault: database, keyring, signing key, lock and settings, and the first admin token
 ///
@@ -69,7 +70,7 @@ const WAYS: &str = "give --passphrase-file, --passphrase-fd or --key-file, or ru
 /// # Errors
 /// One sentence with the remedy.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    refuse_a_vault(&args.dir)?;
+    making::refuse_a_vault(&args.dir)?;
     let pkcs11 = args.pkcs11.given();
     let unlock = match (&args.key_file, &pkcs11) {
         (Some(path), _) => keyfile::read_key_file(path)?,
@@ -96,16 +97,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     eprintln!("  2. Back up {dir}/keys, and the lock ({dir}/keys/checkpoint.lock) apart from the database.");
     eprintln!("  3. phivault serve --config {}", args.dir.join("phivault.toml").display());
     eprintln!("The admin token, shown this once (give it to `phivault token create` in a file):");
-    println!("{token}");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{token}").and_then(|()| out.flush()).context(
+        "The vault is made, but its admin token could not be shown; `phivault token recover` makes another one",
+    )?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A vault is never made over another.
-pub(super) fn refuse_a_vault(dir: &Path) -> anyhow::Result<()> {
-    if dir.join("phivault.toml").exists() {
-        bail!("There is a vault at {} already. Nothing was changed.", dir.display());
-    }
-    Ok(())
 }
 
 /// What goes into the settings of a new vault.
@@ -127,41 +123,21 @@ pub struct Unlocking<'a> {
 /// # Errors
 /// One sentence with the remedy.
 pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: &str) -> anyhow::Result<String> {
-    refuse_a_vault(dir)?;
-    keyfile::create_folder(dir)?;
-    let dir = dir.canonicalize().with_context(|| format!("The folder {} cannot be used", dir.display()))?;
-    let mut settings = Settings::in_folder(&dir);
+    let text = settings_text(how)?;
+    let making = Making::begin(dir)?;
+    let mut settings = making.settings();
     if how.blind {
         settings.entries.patient_ids = crate::config::PatientIds::Blind;
     }
-    let text = settings_text(how)?;
-    let (data, keys, blind) = (settings.storage.data_dir.clone(), local::key_paths(&settings), how.blind);
-    let creation = Creation { data, keys, unlock, cost, name, blind };
-    vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
-    let with_token = || {
+    making.finish(&text, || {
+        let (data, keys, blind) = (settings.storage.data_dir.clone(), local::key_paths(&settings), how.blind);
+        let creation = Creation { data, keys, unlock, cost, name, blind };
+        vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
         let vault = local::open_new(&settings, unlock, None)?;
         let (_, token) = vault.local_token(Role::Admin, "admin")?;
         vault.stop()?;
-        anyhow::Ok(token)
-    };
-    whole_or_nothing(&settings, &dir, &text, with_token)
-}
-
-/// The last steps of making a vault: what makes it whole, then its settings. If one fails nothing is left, so that the same command
-/// can be given again.
-pub(super) fn whole_or_nothing<T>(
-    settings: &Settings,
-    dir: &Path,
-    text: &str,
-    last: impl FnOnce() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let file = dir.join("phivault.toml");
-    let made = last().and_then(|made| {
-        keyfile::create_private(&file, text.as_bytes()).inspect_err(|_| drop(std::fs::remove_file(&file)))?;
-        Ok(made)
-    });
-    made.inspect_err(|_| vault::unmake(&settings.storage.data_dir, &local::key_paths(settings)))
-        .context("The vault could not be made, and nothing of it was kept")
+        Ok(token)
+    })
 }
 
 /// A new passphrase from a file or descriptor, or asked for twice.

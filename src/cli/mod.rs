@@ -15,6 +15,7 @@ pub mod import;
 pub mod init;
 pub mod keys;
 pub mod local;
+mod making;
 pub mod receipt;
 pub mod record;
 pub mod report;

@@ -98,7 +98,7 @@ async fn renew(tls: Option<Tls>, mut hangup: Signal) {
         // Once a day, and after a renewal that did not help.
         let now = days_left(tls);
         if now.is_some() && told != now {
-            tracing::warn!("the TLS certificate ends in {} days: renew it", now.unwrap_or_default());
+            tracing::warn!("{}", super::doctor::certificate(&tls.valid(), chrono::Utc::now().timestamp()).1);
         }
         told = now;
         match tls.renew() {

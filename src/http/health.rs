@@ -158,10 +158,22 @@ impl Collector for Figures {
             let metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
             value.encode(metric)?;
         }
-        if let Some(tls) = &self.0.tls {
-            let (value, help) =
-                (ConstGauge::new(tls.valid().end), "When the TLS certificate that is shown ends, since 1970");
-            let metric = encoder.encode_descriptor("tls_certificate_ends_seconds", help, None, value.metric_type())?;
+        let tls = self.0.tls.as_ref();
+        for (name, help, end) in [
+            (
+                "tls_certificate_ends_seconds",
+                "When the TLS certificate that is shown ends, since 1970",
+                tls.map(|it| it.valid().end),
+            ),
+            (
+                "tls_revocations_end_seconds",
+                "When the first list of revoked client certificates is out of date, since 1970",
+                tls.and_then(super::Tls::lists_end),
+            ),
+        ] {
+            let Some(end) = end else { continue };
+            let value = ConstGauge::new(end);
+            let metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
             value.encode(metric)?;
         }
         Ok(())

@@ -112,9 +112,11 @@ pub(super) async fn log_out(api: Data<Api>, request: HttpRequest) -> ApiResult<H
 
 /// See the session
 #[utoipa::path(get, path = "/v1/session", tag = "Sessions", security(("session" = [])), responses(
-    (status = 200, description = "Who is logged in, and for how long.", body = SessionView), (status = 401, body = Problem, description = "There is no session.")))]
+    (status = 200, description = "Who is logged in, and for how long.", body = SessionView), (status = 401, body = Problem, description = "There is no session."),
+    (status = 403, body = Problem, description = "Another site asks.")))]
 pub(super) async fn session(api: Data<Api>, request: HttpRequest) -> ApiResult<HttpResponse> {
     let (_, _, view) = own_session(&api, &request)?;
+    check_same_site(&request)?;
     Ok(HttpResponse::Ok().json(view))
 }
 

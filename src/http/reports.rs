@@ -129,7 +129,8 @@ pub(super) async fn breach_scope(api: Data<Api>, caller: Caller, request: HttpRe
 
 /// The reason codes in force
 #[utoipa::path(get, path = "/v1/reasons", tag = "Reasons", responses(
-    (status = 200, description = "The vocabulary.", body = Reasons), (status = 401, body = Problem, description = "The token is not valid.")))]
+    (status = 200, description = "The vocabulary.", body = Reasons), (status = 401, body = Problem, description = "The token is not valid."),
+    (status = 403, body = Problem, description = "Another site asks, with a session.")))]
 pub(super) async fn reasons(api: Data<Api>, caller: Caller) -> ApiResult<HttpResponse> {
     let vocabulary = api.vault.vocabulary(&caller)?;
     Ok(HttpResponse::Ok().json(Reasons {

@@ -20,7 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode as _;
+use x509_cert::name::Name;
+use x509_cert::time::Time;
 use zeroize::Zeroizing;
 
 /// How long a client may take to agree on keys.
@@ -64,6 +67,8 @@ struct Shown {
     acceptor: TlsAcceptor,
     /// From when until when the certificate is valid, in seconds since 1970.
     valid: Range<i64>,
+    /// When the first list of revoked certificates is out of date.
+    lists_end: Option<i64>,
 }
 
 impl Tls {
@@ -99,6 +104,11 @@ impl Tls {
         self.served.now.read().unwrap_or_else(PoisonError::into_inner).valid.clone()
     }
 
+    /// When the first list of revoked client certificates is out of date, in seconds since 1970; from then on no client is let in.
+    pub fn lists_end(&self) -> Option<i64> {
+        self.served.now.read().unwrap_or_else(PoisonError::into_inner).lists_end
+    }
+
     pub(super) async fn accept(&self, io: TcpStream) -> io::Result<Wire> {
         let acceptor = self.served.now.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone();
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on keys");
@@ -111,31 +121,44 @@ fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| TlsError(format!("TLS cannot be set up: {error}.")))?;
-    let config = match &files.client_authorities {
-        None => config.with_no_client_auth(),
-        Some(path) => config.with_client_cert_verifier(verifier(path, files.client_revocations.as_deref())?),
+    let (config, lists_end) = match &files.client_authorities {
+        None => (config.with_no_client_auth(), None),
+        Some(path) => {
+            let (verifier, lists_end) = verifier(path, files.client_revocations.as_deref())?;
+            (config.with_client_cert_verifier(verifier), lists_end)
+        }
     };
     let chain = certificates(&files.certificate, "server.tls_certificate")?;
-    let valid = validity(&chain[0]).ok_or_else(|| {
+    let valid = validity(&chain).ok_or_else(|| {
         let shown = files.certificate.display();
-        TlsError(format!("{shown} (server.tls_certificate): the first is no X.509 certificate."))
+        TlsError(format!("{shown} (server.tls_certificate): one of them is no X.509 certificate."))
     })?;
     let wrong = |what: &str| TlsError(format!("{} (server.tls_key): {what}.", files.key.display()));
     let text = (files.read_key)(&files.key).map_err(TlsError)?;
     let key =
         PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("this is no private key in PEM form"))?;
-    let mut config = config
-        .with_single_cert(chain, key)
-        .map_err(|error| wrong(&format!("key and certificate do not go together ({error})")))?;
+    let mut config = config.with_single_cert(chain, key).map_err(|error| {
+        wrong(&format!(
+            "key and certificate do not go together ({error}); the server's own certificate stands first in its file"
+        ))
+    })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Shown { acceptor: TlsAcceptor::from(Arc::new(config)), valid })
+    Ok(Shown { acceptor: TlsAcceptor::from(Arc::new(config)), valid, lists_end })
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Option<Range<i64>> {
-    let read = Certificate::from_der(certificate).ok()?;
-    let validity = read.tbs_certificate().validity();
-    let seconds = |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_secs()).ok();
-    Some(seconds(validity.not_before)?..seconds(validity.not_after)?)
+/// When all of a chain are valid: clients refuse it as soon as one of them is not.
+fn validity(chain: &[CertificateDer<'_>]) -> Option<Range<i64>> {
+    let of = |it: &CertificateDer<'_>| {
+        let read = Certificate::from_der(it).ok()?;
+        let validity = read.tbs_certificate().validity();
+        Some(seconds(validity.not_before)?..seconds(validity.not_after)?)
+    };
+    let all: Vec<Range<i64>> = chain.iter().map(of).collect::<Option<_>>()?;
+    Some(all.iter().map(|it| it.start).max()?..all.iter().map(|it| it.end).min()?)
+}
+
+fn seconds(time: Time) -> Option<i64> {
+    i64::try_from(time.to_unix_duration().as_secs()).ok()
 }
 
 fn certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -150,7 +173,11 @@ fn pem<T: PemObject>(path: &Path, setting: &str, kind: &str) -> Result<Vec<T>, T
     if all.is_empty() { Err(wrong(format!("there is no {kind} in it"))) } else { Ok(all) }
 }
 
-fn verifier(authorities: &Path, revocations: Option<&Path>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+/// What judges client certificates, and when its first list is out of date.
+fn verifier(
+    authorities: &Path,
+    revocations: Option<&Path>,
+) -> Result<(Arc<dyn ClientCertVerifier>, Option<i64>), TlsError> {
     let setting = "server.tls_client_authorities";
     let wrong = |error: &dyn std::fmt::Display| TlsError(format!("{} ({setting}): {error}.", authorities.display()));
     let mut roots = RootCertStore::empty();
@@ -158,14 +185,47 @@ fn verifier(authorities: &Path, revocations: Option<&Path>) -> Result<Arc<dyn Cl
         roots.add(it).map_err(|error| wrong(&error))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
-    let builder = match revocations {
-        None => builder,
-        // A list that is out of date could hide the newest revocation; so could an authority without one, which rustls refuses.
-        Some(path) => builder
-            .with_crls(pem::<CertificateRevocationListDer<'static>>(path, "server.tls_client_revocations", "X509 CRL")?)
-            .enforce_revocation_expiration(),
+    let (builder, end) = match revocations {
+        None => (builder, None),
+        Some(path) => {
+            let (lists, end) = lists(path, authorities)?;
+            // A list that is out of date could hide the newest revocation.
+            (builder.with_crls(lists).enforce_revocation_expiration(), Some(end))
+        }
     };
-    builder.build().map_err(|error| wrong(&error))
+    Ok((builder.build().map_err(|error| wrong(&error))?, end))
+}
+
+/// The lists of what was revoked, and when the first of them is out of date. There is one of each authority and none of another, all in
+/// date, or the clients of an authority would all be refused.
+fn lists(path: &Path, authorities: &Path) -> Result<(Vec<CertificateRevocationListDer<'static>>, i64), TlsError> {
+    let setting = "server.tls_client_revocations";
+    let wrong = |what: String| TlsError(format!("{} ({setting}): {what}.", path.display()));
+    let lists = pem::<CertificateRevocationListDer<'static>>(path, setting, "X509 CRL")?;
+    let mut left: Vec<Name> = Vec::new();
+    for it in certificates(authorities, "server.tls_client_authorities")? {
+        let read =
+            Certificate::from_der(&it).map_err(|error| wrong(format!("an authority does not read ({error})")))?;
+        left.push(read.tbs_certificate().subject().clone());
+    }
+    let (now, mut end) = (chrono::Utc::now().timestamp(), i64::MAX);
+    for list in &lists {
+        let read: CertificateList =
+            CertificateList::from_der(list).map_err(|error| wrong(format!("a list does not read ({error})")))?;
+        let (issuer, next) = (read.tbs_cert_list.issuer, read.tbs_cert_list.next_update.and_then(seconds));
+        let place = left.iter().position(|it| *it == issuer).ok_or_else(|| {
+            wrong(format!("the list of {issuer} is there twice, or is of no authority that clients are trusted by"))
+        })?;
+        left.remove(place);
+        end = end.min(next.unwrap_or(0));
+        if end <= now {
+            return Err(wrong(format!("the list of {issuer} is out of date: fetch its next one")));
+        }
+    }
+    match left.first() {
+        None => Ok((lists, end)),
+        Some(name) => Err(wrong(format!("there is no list of {name}, so all its clients would be refused"))),
+    }
 }
 
 /// When the files were written; nothing while one of them is missing.

@@ -5,7 +5,7 @@
 //! continues and how many entries are missing.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use crate::ledger::note::{NoteSigner, VerifierKey};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
-use super::create::unmake;
+use super::create::{refuse_parts, unmake};
 use super::open::{Restored, database};
 use super::verify::{Report, Verdict, VerifyAsked, verify};
 
@@ -50,6 +50,28 @@ pub struct Manifest {
     pub database_sha256: String,
 }
 
+/// What a backup says of itself, without a look at the rest of it.
+///
+/// # Errors
+/// One sentence.
+pub fn manifest_of(backup: &Path) -> Result<Manifest, String> {
+    let wrong = || format!("{} is no whole backup.", backup.display());
+    let file = File::open(backup).map_err(|error| format!("{} cannot be read: {error}.", backup.display()))?;
+    let length = file.metadata().map_or(0, |it| it.len());
+    let mut archive = tar::Archive::new(file);
+    let (mut manifest, mut end) = (None, 0);
+    for item in archive.entries_with_seek().map_err(|_| wrong())? {
+        let mut item = item.map_err(|_| wrong())?;
+        end = item.raw_file_position() + item.size();
+        if manifest.is_none() && item.size() <= MAX_SMALL_BYTES {
+            let mut text = String::new();
+            item.read_to_string(&mut text).map_err(|_| wrong())?;
+            manifest = Some(serde_json::from_str(&text).map_err(|_| wrong())?);
+        }
+    }
+    manifest.filter(|_| end <= length).ok_or_else(wrong)
+}
+
 /// Makes a backup, also while a server runs, and verifies it without keys. The keyring is not in it: keys and data are never in
 /// one place.
 ///
@@ -62,14 +84,14 @@ pub fn back_up(
     now: Timestamp,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Manifest, String> {
-    if out.exists() {
-        return Err(format!("{} exists already; a backup is never overwritten.", out.display()));
-    }
+    refuse_old(out)?;
     // The checkpoint comes first: what it covers is in the database that is copied after.
     let note = LockFile::open(&keys.lock).map_err(|error| error.to_string())?.note();
     let key = keyfile::read_verifier_key(&keys.verifier_key()).map_err(|error| error.to_string())?;
     let work = Work::beside(out)?;
-    SqliteStore::backup(&database(data), &database(&work.0)).map_err(|error| error.to_string())?;
+    SqliteStore::backup(&database(data), &database(&work.0)).map_err(|error| {
+        format!("No copy could be made in {}: {error} Is the disk full, or failing?", work.0.display())
+    })?;
     work.write(CHECKPOINT, &note)?;
     work.write(VKEY, &format!("{key}\n"))?;
     let report = work.verify(None, progress)?;
@@ -119,12 +141,8 @@ pub struct RestoreAsked<'a> {
 /// # Errors
 /// One sentence with the remedy. Then nothing is left of what was made; the backup is never touched.
 pub fn restore(asked: RestoreAsked<'_>) -> Result<Restored, String> {
-    let (database, keys) = (database(asked.data), asked.keys);
-    let all = [&database, &keys.keyring, &keys.signing_key, &keys.verifier_key(), &keys.lock];
-    if let Some(there) = all.into_iter().find(|it| it.exists()) {
-        return Err(format!("{} exists already; a vault is never overwritten. Nothing was changed.", there.display()));
-    }
-    let data = asked.data;
+    let (data, keys) = (asked.data, asked.keys);
+    refuse_parts(data, keys)?;
     lay_out(asked).inspect_err(|_| unmake(data, keys))
 }
 
@@ -136,13 +154,7 @@ fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
         .map_err(|error| format!("The keyring {} does not open: {error}.", keyring.display()))?;
     keyfile::create_folder(data).map_err(|error| error.to_string())?;
     let work = Work::beside(&database)?;
-    unpack(backup, &work).map_err(|error| {
-        let shown = backup.display();
-        match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => format!("{shown} is no whole backup: it ends early."),
-            _ => format!("{shown} is no whole backup: {error}."),
-        }
-    })?;
+    unpack(backup, &work)?;
     let manifest: Manifest = serde_json::from_str(&work.read(MANIFEST)?)
         .map_err(|_| format!("The manifest in {} does not read.", backup.display()))?;
     if manifest.format != 1 {
@@ -213,7 +225,7 @@ impl Work {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let folder = path.with_file_name(name);
-        if folder.exists() {
+        if folder.symlink_metadata().is_ok() {
             return Err(format!("{} is left from an earlier attempt; remove it first.", folder.display()));
         }
         // From here on it is removed, whatever happens.
@@ -246,10 +258,19 @@ impl Drop for Work {
     }
 }
 
+fn refuse_old(out: &Path) -> Result<(), String> {
+    match out.symlink_metadata() {
+        Ok(_) => Err(format!("{} exists already; a backup is never overwritten.", out.display())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Packs beside it and gives it its name at the end: what bears the name is whole.
 fn pack(work: &Work, out: &Path) -> Result<(), String> {
     let failed = |error| format!("{} cannot be written: {error}", out.display());
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(failed)?;
-    let packed = || {
+    let packed = work.path("backup");
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&packed).map_err(failed)?;
+    let write = || {
         let mut tar = tar::Builder::new(&file);
         tar.mode(tar::HeaderMode::Deterministic);
         for name in [MANIFEST, CHECKPOINT, VKEY, DATABASE] {
@@ -258,32 +279,52 @@ fn pack(work: &Work, out: &Path) -> Result<(), String> {
         tar.into_inner()?;
         file.sync_all()
     };
+    write().map_err(failed)?;
+    refuse_old(out)?;
     // Its name must outlive a power cut, too.
-    let written = packed().map_err(failed).and_then(|()| keyfile::sync_folder(out).map_err(|error| error.to_string()));
-    written.inspect_err(|_| drop(std::fs::remove_file(out)))
+    keyfile::rename(&packed, out).map_err(|error| error.to_string()).inspect_err(|_| drop(std::fs::remove_file(out)))
 }
 
 /// Takes out the four files and nothing else, each into the work folder whatever its name in the archive looks like.
-fn unpack(backup: &Path, work: &Work) -> std::io::Result<()> {
-    let wrong = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
-    let mut archive = tar::Archive::new(File::open(backup)?);
-    for item in archive.entries()? {
-        let mut item = item?;
-        let path = item.path()?.into_owned();
+fn unpack(backup: &Path, work: &Work) -> Result<(), String> {
+    let shown = backup.display();
+    let unreadable = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => format!("{shown} is no whole backup: it ends early."),
+        _ => format!("{shown} is no whole backup: {error}."),
+    };
+    let file = File::open(backup).map_err(|error| format!("The backup {shown} cannot be read: {error}."))?;
+    let mut archive = tar::Archive::new(file);
+    for item in archive.entries().map_err(unreadable)? {
+        let mut item = item.map_err(unreadable)?;
+        let path = item.path().map_err(unreadable)?.into_owned();
         let known = [MANIFEST, CHECKPOINT, VKEY, DATABASE].into_iter().find(|it| path == Path::new(it));
-        let name = known.ok_or_else(|| wrong("it holds something that is no part of a backup"))?;
+        let name = known.ok_or(format!("{shown} is no whole backup: it holds something that is no part of one."))?;
         if name != DATABASE && item.size() > MAX_SMALL_BYTES {
-            return Err(wrong("a part of it is too large"));
+            return Err(format!("{shown} is no whole backup: a part of it is too large."));
         }
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(work.path(name))?;
-        let size = item.size();
-        if std::io::copy(&mut item, &mut file)? != size {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        file.sync_all()?;
+        take_out(&mut item, &work.path(name), &unreadable)?;
     }
     Ok(())
+}
+
+/// One file of it. What the target's disk says is not the backup's fault.
+fn take_out(
+    item: &mut tar::Entry<'_, File>,
+    to: &Path,
+    unreadable: &dyn Fn(std::io::Error) -> String,
+) -> Result<(), String> {
+    let failed = |error| format!("{} cannot be written: {error}. The backup was only read.", to.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(failed)?;
+    let (mut left, mut part) = (item.size(), vec![0; 1 << 16]);
+    while left > 0 {
+        let count = item.read(&mut part).map_err(unreadable)?;
+        if count == 0 {
+            return Err(unreadable(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        file.write_all(&part[..count]).map_err(failed)?;
+        left -= count as u64;
+    }
+    file.sync_all().map_err(failed)
 }
 
 fn digest(path: &Path) -> Result<String, String> {

@@ -47,30 +47,39 @@ pub struct Creation<'a> {
 /// [`OpenError`]; then nothing is left of what was made.
 pub fn create(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenError> {
     let Creation { data, keys: paths, .. } = creation;
-    let database = database(data);
-    let all = [&database, &paths.keyring, &paths.signing_key, &paths.verifier_key(), &paths.lock];
-    if let Some(there) = all.into_iter().find(|it| it.exists()) {
-        return Err(OpenError::Distrust(format!(
-            "{} exists already; a vault is never overwritten. Nothing was changed.",
-            there.display()
-        )));
-    }
+    refuse_parts(data, paths).map_err(OpenError::Distrust)?;
     lay_out(creation, clock).inspect_err(|_| unmake(data, paths))
+}
+
+/// Every file that is part of a vault, now or for a moment.
+fn parts(data: &Path, keys: &KeyPaths) -> Vec<PathBuf> {
+    let database = database(data);
+    let beside = ["", "-wal", "-shm", "-journal"].map(|end| {
+        let mut name = database.file_name().unwrap_or_default().to_owned();
+        name.push(end);
+        database.with_file_name(name)
+    });
+    beside.into_iter().chain([database.with_file_name("vault.pid")]).chain(keys.all()).collect()
+}
+
+/// Refuses to make a vault where any part of one is, if only a link that leads nowhere now: SQLite would take up a log that lies
+/// beside a new database, and what is removed after a failure must be what was made.
+///
+/// # Errors
+/// One sentence.
+pub fn refuse_parts(data: &Path, keys: &KeyPaths) -> Result<(), String> {
+    match parts(data, keys).into_iter().find(|it| it.symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(there) => {
+            Err(format!("{} exists already; a vault is never overwritten. Nothing was changed.", there.display()))
+        }
+    }
 }
 
 /// Removes a vault whose making did not come to its end. Only for what made it, which found nothing of it there before.
 pub fn unmake(data: &Path, keys: &KeyPaths) {
-    let database = database(data);
-    let mut database_parts = vec![database.clone(), database.with_file_name("vault.pid")];
-    database_parts.extend(["-wal", "-shm"].map(|end| {
-        let mut name = database.file_name().unwrap_or_default().to_owned();
-        name.push(end);
-        database.with_file_name(name)
-    }));
-    let key_files = [keys.keyring.clone(), keys.signing_key.clone(), keys.verifier_key(), keys.lock.clone()];
-    let all: Vec<_> = database_parts.into_iter().chain(key_files).collect();
     // What cannot be removed is named by the next attempt.
-    all.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    parts(data, keys).iter().for_each(|path| drop(std::fs::remove_file(path)));
 }
 
 fn lay_out(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenError> {

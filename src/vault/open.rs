@@ -54,6 +54,7 @@ const INTAKE_READERS: usize = 4;
 const LONG_READS: usize = 2;
 
 /// What is known of the ledger that a restored vault continues under another name.
+#[derive(Clone)]
 pub struct Restored {
     /// Its name.
     pub origin: String,

@@ -148,7 +148,7 @@ async fn a_backup_that_is_not_whole_and_a_restore_that_would_overwrite_are_refus
     flipped[middle] ^= 1;
     with("flipped", &flipped);
     for (backup, words) in [
-        ("gone", "no whole backup"),
+        ("gone", "cannot be read"),
         ("cut", "no whole backup"),
         ("empty", "holds no manifest"),
         ("rubbish", "no whole backup"),

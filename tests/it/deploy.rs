@@ -19,9 +19,11 @@ fn read(name: &str) -> String {
 async fn every_figure_that_an_alert_looks_at_is_among_the_metrics() {
     let mut app = App::spawn().await;
     app.stop();
-    let servers = tls::authority();
-    tls::start_with_tls(&mut app, &servers);
-    let client = tls::client(&servers, None);
+    let (servers, clients) = (tls::authority(), tls::authority());
+    let list = tls::put(app.dir(), "revoked.pem", &tls::revoked(&clients, &[], 30));
+    app.set("PHIVAULT_SERVER__TLS_CLIENT_REVOCATIONS", &list);
+    tls::start_with_clients(&mut app, &servers, &clients);
+    let client = tls::client(&servers, Some(&tls::certified(&clients, "prometheus")));
     let fetch =
         async |path: &str| client.get(format!("{}{path}", app.url())).send().await.unwrap().text().await.unwrap();
     fetch("/readyz").await;

@@ -18,10 +18,19 @@ async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_
         (done.status.code().unwrap(), String::from_utf8(done.stdout).unwrap())
     };
     let (code, said) = doctor(&[]);
-    assert!(code == 1 && said.contains("WRONG   there is no backup"), "{said}");
+    assert!(code == 1 && said.contains("WRONG   there is no whole backup"), "{said}");
     assert!(said.contains("keys and data lie on one device") && said.contains("nothing answers on"), "{said}");
-    let backup = backups.join("vault-1.phv");
+    let backup = backups.join("monday");
     std::fs::write(&backup, "").unwrap();
+    assert!(doctor(&[]).1.contains("WRONG   there is no whole backup"), "an empty file is none");
+    std::fs::remove_file(&backup).unwrap();
+    let mut made = program();
+    made.arg("backup").arg("--config").arg(&config).arg("--out").arg(&backup);
+    assert!(made.output().unwrap().status.success());
+    let whole = std::fs::read(&backup).unwrap();
+    std::fs::write(&backup, &whole[..whole.len() / 2]).unwrap();
+    assert!(doctor(&[]).1.contains("WRONG   there is no whole backup"), "half of one is none");
+    std::fs::write(&backup, &whole).unwrap();
     let (code, said) = doctor(&[]);
     assert!(code == 0 && said.contains("ok      the newest backup is 0 hours old"), "{said}");
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 3_600);

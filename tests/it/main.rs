@@ -28,6 +28,7 @@ mod keys;
 mod kill;
 mod ledger;
 mod login;
+mod making;
 mod memory;
 mod permissions;
 #[cfg(feature = "pkcs11")]

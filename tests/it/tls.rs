@@ -21,9 +21,14 @@ use crate::app::{App, entry};
 pub type Authority = CertifiedIssuer<'static, KeyPair>;
 
 pub fn authority() -> Authority {
+    named_authority("an authority")
+}
+
+fn named_authority(name: &str) -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
@@ -62,7 +67,7 @@ pub fn start_with_tls(app: &mut App, servers: &Authority) {
 }
 
 /// Starts a stopped vault that ends TLS and asks its clients for certificates.
-fn start_with_clients(app: &mut App, servers: &Authority, clients: &Authority) {
+pub fn start_with_clients(app: &mut App, servers: &Authority, clients: &Authority) {
     app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&app.dir().to_owned(), "clients.pem", &clients.pem()));
     start_with_tls(app, servers);
 }
@@ -83,7 +88,7 @@ async fn until(it: impl AsyncFn() -> bool) -> bool {
 }
 
 /// The list of what an authority has revoked, as PEM.
-fn revoked(authority: &Authority, serials: &[u64], days: u64) -> String {
+pub fn revoked(authority: &Authority, serials: &[u64], days: u64) -> String {
     let now = rcgen::date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let (begin, end) = (
         now - Duration::from_secs(86_400 * 30),
@@ -110,7 +115,7 @@ fn revoked(authority: &Authority, serials: &[u64], days: u64) -> String {
 async fn a_client_whose_certificate_was_revoked_is_shut_out_from_the_next_list_on() {
     let mut app = App::spawn().await;
     app.stop();
-    let (servers, clients) = (authority(), authority());
+    let (servers, clients, strangers) = (authority(), authority(), named_authority("strangers"));
     let ours = [7_u64, 8].map(|serial| {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["ehr".to_owned()]).unwrap();
@@ -131,11 +136,25 @@ async fn a_client_whose_certificate_was_revoked_is_shut_out_from_the_next_list_o
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(healthy(&app, &client(&servers, Some(&ours[1]))).await, "{}", app.log());
     assert!(!healthy(&app, &client(&servers, Some(&ours[0]))).await);
-    // A list out of date may lack the newest revocation, so nobody is let in by it.
-    put(&dir, "revoked.pem", &revoked(&clients, &[7], 1));
-    app.signal(Signal::HUP);
-    assert!(until(async || !healthy(&app, &client(&servers, Some(&ours[1]))).await).await, "{}", app.log());
+    // Nor does one that would shut everybody out: out of date, twice, of another authority, not of all.
+    let (list, other) = (revoked(&clients, &[7], 30), revoked(&strangers, &[7], 30));
+    for (text, says) in [
+        (revoked(&clients, &[7], 1), "is out of date"),
+        (format!("{list}{list}"), "is there twice"),
+        (format!("{list}{other}"), "of no authority"),
+    ] {
+        put(&dir, "revoked.pem", &text);
+        app.signal(Signal::HUP);
+        assert!(until(async || app.log().contains(says)).await, "{says}: {}", app.log());
+        assert!(healthy(&app, &client(&servers, Some(&ours[1]))).await, "{says}: {}", app.log());
+        assert!(!healthy(&app, &client(&servers, Some(&ours[0]))).await, "{says}");
+    }
     app.stop();
+    let refused = app.try_start().unwrap_err();
+    assert!(refused.contains("server.tls_client_revocations") && refused.contains("of no authority"), "{refused}");
+    put(&dir, "revoked.pem", &list);
+    put(&dir, "clients.pem", &format!("{}{}", clients.pem(), strangers.pem()));
+    assert!(app.try_start().unwrap_err().contains("there is no list of"), "each authority needs one");
 }
 
 #[tokio::test]

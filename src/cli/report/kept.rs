@@ -1,9 +1,10 @@
 //! `phivault report make|list|get|review`: reports that the vault keeps, as files with their manifests.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use chrono::FixedOffset;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -157,6 +158,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 async fn make(args: Make) -> anyhow::Result<()> {
+    args.file.check()?;
     let mut body =
         json!({"report": args.report, "time_zone": zone_name(args.time_zone), "reason": args.because.reason()});
     for (name, value) in [
@@ -208,6 +210,35 @@ fn made(answer: &Value) -> String {
     )
 }
 
+impl ToFile {
+    /// Refuses, before a report is made and recorded, what could not be written.
+    fn check(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.out else { return Ok(()) };
+        let ending = path.extension().map(|it| it.to_string_lossy().into_owned());
+        let known = ending.as_ref().is_none_or(|it| Format::from_str(it, true).is_ok());
+        if self.format.is_none() && !known {
+            let ending = ending.unwrap_or_default();
+            bail!("No report is written as .{ending}: end the name with .pdf, .html, .csv or .json, or say --format.");
+        }
+        for path in [path.clone(), beside(path)] {
+            if path.symlink_metadata().is_ok() {
+                bail!(
+                    "{} exists already, and an existing file is never overwritten. No report was made.",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the manifest of a report's file goes.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".manifest");
+    name.into()
+}
+
 /// Writes the file and its manifest. Half of them is removed: it would look complete.
 async fn save(client: &Client, id: &str, to: ToFile, name: &str) -> anyhow::Result<()> {
     let ending =
@@ -229,14 +260,21 @@ async fn save(client: &Client, id: &str, to: ToFile, name: &str) -> anyhow::Resu
         Ok(()) => client.get::<Value>(&["v1", "reports", id, "manifest"], &query).await.map_err(anyhow::Error::from),
         Err(error) => Err(error),
     };
-    let mut beside = path.clone().into_os_string();
-    beside.push(".manifest");
-    let kept = manifest.and_then(|it| Ok(fs::write(&beside, it["text"].as_str().unwrap_or_default())?));
+    let kept = manifest.and_then(|it| {
+        let beside = beside(&path);
+        // It names the patient, as the report does.
+        let mut file = terminal::private_file(&beside).with_context(|| {
+            format!("{} cannot be created (an existing file is never overwritten)", beside.display())
+        })?;
+        Ok(file.write_all(it["text"].as_str().unwrap_or_default().as_bytes())?)
+    });
     if kept.is_err() {
         let _ = fs::remove_file(&path);
     }
     kept?;
-    eprintln!("{shown} and {shown}.manifest are written; check them with: phivault verify-report {shown} --vkey KEY");
+    eprintln!(
+        "{shown} and {shown}.manifest are written; check them with: phivault verify-report {shown} --vkey FILE\n(FILE is the vault's public key, keys/signing.vkey on its machine; whoever runs it gives it to anybody.)"
+    );
     Ok(())
 }
 
@@ -269,5 +307,9 @@ fn overview(answer: &Value) -> String {
 /// From and to, as days.
 fn period(params: &Value) -> String {
     let day = |name: &str| params[name].as_str().and_then(|it| it.get(..10)).unwrap_or("").to_owned();
-    format!("{} to {}", day("from"), day("to"))
+    match (day("from"), day("to")) {
+        (from, to) if from.is_empty() && to.is_empty() => "all".into(),
+        (from, to) if from.is_empty() => format!("until {to}"),
+        (from, to) => format!("{from} to {to}"),
+    }
 }

@@ -1,0 +1,133 @@
+//! A vault that is being made: whole or not at all, by one command at a time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Settings;
+use crate::keyfile;
+use crate::vault;
+
+use super::local;
+
+/// A vault is never made over another.
+///
+/// # Errors
+/// When there are settings, if only a link that leads nowhere.
+pub(super) fn refuse_a_vault(dir: &Path) -> anyhow::Result<()> {
+    let settings = dir.join("phivault.toml");
+    if settings.symlink_metadata().is_ok() {
+        bail!("{} exists already, so there is a vault or there shall be one. Nothing was changed.", settings.display());
+    }
+    Ok(())
+}
+
+/// The making of one vault. A mark in its folder keeps a second command away, and tells a vault from an attempt that was killed.
+pub(super) struct Making {
+    /// Where it will be, in its one spelling.
+    pub(super) dir: PathBuf,
+    settings: Settings,
+    undo: Undo,
+    /// Nothing is undone any more.
+    done: Arc<AtomicBool>,
+}
+
+/// What takes back an attempt: only files that this command made.
+#[derive(Clone)]
+struct Undo {
+    settings: Settings,
+    file: PathBuf,
+    mark: PathBuf,
+    /// Folders that were not there before, the innermost first.
+    folders: Vec<PathBuf>,
+}
+
+impl Undo {
+    fn run(&self) {
+        vault::unmake(&self.settings.storage.data_dir, &local::key_paths(&self.settings));
+        drop(std::fs::remove_file(&self.file));
+        drop(std::fs::remove_file(&self.mark));
+        // What is not empty stays.
+        self.folders.iter().for_each(|it| drop(std::fs::remove_dir(it)));
+    }
+}
+
+impl Making {
+    /// Begins it in a folder that holds no part of a vault.
+    ///
+    /// # Errors
+    /// One sentence with the remedy; then nothing was changed.
+    pub(super) fn begin(dir: &Path) -> anyhow::Result<Self> {
+        refuse_a_vault(dir)?;
+        let fresh = !dir.exists();
+        keyfile::create_folder(dir)?;
+        let dir = dir.canonicalize().with_context(|| format!("The folder {} cannot be used", dir.display()))?;
+        let settings = Settings::in_folder(&dir);
+        let keys = local::key_paths(&settings);
+        let mark = dir.join("vault.making");
+        if mark.symlink_metadata().is_ok() {
+            bail!(
+                "{} says that a vault is being made here, or that this was broken off; then it was never used. If no other command is \
+                 at it, remove that file, the database in {} and the keyring, signing key and checkpoint in {}, and give the same command again.",
+                mark.display(),
+                settings.storage.data_dir.display(),
+                dir.join("keys").display()
+            );
+        }
+        vault::refuse_parts(&settings.storage.data_dir, &keys).map_err(anyhow::Error::msg)?;
+        let folders = [settings.storage.data_dir.clone(), dir.join("keys"), dir.clone()];
+        let folders =
+            folders.into_iter().zip([true, true, fresh]).filter(|(it, made)| *made && (fresh || !it.exists()));
+        let folders = folders.map(|(it, _)| it).collect();
+        let undo = Undo { settings: settings.clone(), file: dir.join("phivault.toml"), mark, folders };
+        keyfile::create_private(&undo.mark, b"A vault is being made here.\n").inspect_err(|_| {
+            if fresh {
+                drop(std::fs::remove_dir(&dir));
+            }
+        })?;
+        let making = Self { dir, settings, undo, done: Arc::default() };
+        making.undo_when_told_to_end();
+        Ok(making)
+    }
+
+    /// The settings of the vault before the site says anything.
+    pub(super) fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    /// Does the steps of it, and writes the settings at the end. If one of them fails nothing is left, so that the same command can be
+    /// given again.
+    ///
+    /// # Errors
+    /// What failed.
+    pub(super) fn finish<T>(self, text: &str, steps: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let made = steps().and_then(|made| {
+            keyfile::create_private(&self.undo.file, text.as_bytes())?;
+            keyfile::remove(&self.undo.mark)?;
+            Ok(made)
+        });
+        self.done.store(true, Ordering::Release);
+        made.inspect_err(|_| self.undo.run()).context("The vault could not be made, and nothing of it was kept")
+    }
+
+    /// Ctrl-C and SIGTERM take back what was made.
+    fn undo_when_told_to_end(&self) {
+        let (undo, done) = (self.undo.clone(), self.done.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+                tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {} }
+                if !done.load(Ordering::Acquire) {
+                    undo.run();
+                    eprintln!("error: Broken off. Nothing of the vault was kept.");
+                    std::process::exit(130);
+                }
+                std::io::Result::Ok(())
+            })
+        });
+    }
+}
