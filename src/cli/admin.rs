@@ -156,7 +156,7 @@ pub(super) async fn ask(because: &Because, request: Value) -> anyhow::Result<Exi
 pub(super) fn asked(answer: &Value) -> String {
     match answer["stage"].as_str() {
         Some("pending") => format!(
-            "It waits for another administrator until {}:\n  phivault approval approve {} --reason CODE",
+            "It waits for another administrator until {}:\n  phivault approval approve {} --reason HSYSADMIN",
             moment(answer["expires_at"].as_str().unwrap_or_default(), None),
             text(&answer["id"])
         ),

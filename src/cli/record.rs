@@ -306,7 +306,7 @@ fn planned(answer: &Value) -> String {
     };
     let conflicts: String = answer["conflicts"].as_array().into_iter().flatten().map(conflict).collect();
     format!(
-        "{}{conflicts}\nNothing was changed. Another officer approves it: phivault record approve {} --reason CODE",
+        "{}{conflicts}\nNothing was changed. Another officer approves it: phivault record approve {} --reason HCOMPL",
         terminal::table(&["FIELD", "NOW", "BACK TO"], &rows, &[]),
         text(&answer["id"])
     )

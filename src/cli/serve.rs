@@ -199,7 +199,7 @@ pub fn serve(
     let refused = std::cell::OnceCell::new();
     let served = actix_web::rt::System::new().block_on(async {
         let server = Server::bind(vault.clone(), door, limits).with_context(|| {
-            format!("{listen} cannot be listened on; is another phivault running? Set server.listen to a free port")
+            format!("{listen} cannot be listened on; is another phivault running? Set server.listen (demo: --port) to a free port")
         })?;
         let handle = server.handle();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

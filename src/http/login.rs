@@ -31,7 +31,7 @@ const MOST_OF_ONE: usize = 16;
 
 /// Choose how to log in
 ///
-/// With your own token, once: a password, and the secret for an authenticator, which is shown this once. From then on name, password and
+/// With your own token, and again when phone or password is lost: a password, and the secret for an authenticator, which is shown this once. From then on name, password and
 /// code do what the token does, and end with it.
 #[utoipa::path(post, path = "/v1/login/enrol", tag = "Sessions", request_body = EnrolIn, responses(
     (status = 201, description = "What the authenticator needs.", body = Enrolled), (status = 400, body = Problem, description = "The JSON is malformed."),

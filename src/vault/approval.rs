@@ -238,7 +238,7 @@ impl Vault {
         }
         let effect = self.can_be_done(&operation)?;
         if !self.has_other_admin(&caller.token_id) {
-            let detail = "There is no other administrator with a valid token who could approve it. Stop the vault and make one with `phivault token recover` on its machine.";
+            let detail = "There is no other administrator with a valid token who could approve it. Somebody else makes a token (`phivault token generate`), and you let it in: `phivault token create --role admin --label NAME --hash HEX`.";
             return Err(refused("", "no_second_admin", detail));
         }
         let mut approvals = self.read_approvals();
