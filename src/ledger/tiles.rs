@@ -20,20 +20,19 @@ impl TileName {
     /// Reads what follows `/tile/`; only the one way the specification writes it.
     pub fn parse(path: &str) -> Option<Self> {
         let (level, rest) = path.split_once('/')?;
-        let level = decimal(level, 2).filter(|it| *it <= u64::from(MAX_LEVEL))?;
+        let level = decimal(level).filter(|it| *it <= u64::from(MAX_LEVEL))?;
         let (index, width) = match rest.split_once(".p/") {
-            Some((index, width)) => (index, decimal(width, 3).filter(|it| (1..TILE_WIDTH as u64).contains(it))?),
+            Some((index, width)) => (index, decimal(width).filter(|it| (1..TILE_WIDTH as u64).contains(it))?),
             None => (rest, TILE_WIDTH as u64),
         };
         let groups: Vec<&str> = index.split('/').collect();
         let (last, firsts) = groups.split_last()?;
         let mut number: u64 = 0;
         for group in firsts.iter().map(|it| it.strip_prefix('x')).chain([Some(*last)]) {
-            let group = group.filter(|it| it.len() == 3 && it.bytes().all(|byte| byte.is_ascii_digit()))?;
-            number = number.checked_mul(1_000)?.checked_add(group.parse().ok()?)?;
+            number = number.checked_mul(1_000)?.checked_add(group?.parse().ok()?)?;
         }
         let name = Self { level: u8::try_from(level).ok()?, index: number, width: usize::try_from(width).ok()? };
-        // Leading groups of zeros would give one tile many names.
+        // Signs, missing digits, leading groups of zeros: no tile has two names.
         (name.to_string() == path).then_some(name)
     }
 }
@@ -53,10 +52,8 @@ impl std::fmt::Display for TileName {
     }
 }
 
-fn decimal(text: &str, digits: usize) -> Option<u64> {
-    let plain = text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse::<u64>().ok().filter(|_| plain)?;
-    (number.to_string() == text).then_some(number)
+fn decimal(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().filter(|it| it.to_string() == text)
 }
 
 #[cfg(test)]

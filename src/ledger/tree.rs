@@ -263,6 +263,35 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn whole_subtrees_added_at_once_are_the_leaves_one_by_one() {
+        let mut one_by_one = Edge::new();
+        let mut at_once = Edge::new();
+        let mut completed = Vec::new();
+        for n in 0..3 {
+            let mut part = Edge::new();
+            for i in n * 256..(n + 1) * 256 {
+                one_by_one.append(leaf(i));
+                part.append(leaf(i));
+            }
+            completed.extend(at_once.append_at(1, part.root()));
+            assert_eq!((at_once.size(), at_once.root()), (one_by_one.size(), one_by_one.root()));
+        }
+        assert_eq!(completed.len(), 0, "a tile of level 1 takes 256 of them");
+        for i in 768..1_000 {
+            assert_eq!(at_once.append(leaf(i)).len(), one_by_one.append(leaf(i)).len());
+        }
+        assert_eq!((at_once.size(), at_once.root()), (1_000, one_by_one.root()));
+    }
+
+    #[test]
+    #[should_panic(expected = "a whole subtree begins at a multiple of its size")]
+    fn a_subtree_does_not_begin_in_the_middle_of_another() {
+        let mut edge = Edge::new();
+        edge.append(leaf(0));
+        edge.append_at(1, leaf_hash(b"root"));
+    }
+
+    #[test]
     fn the_root_agrees_with_another_library_at_every_size_to_600() {
         let mut edge = Edge::new();
         let mut judge = MemoryBackedTree::<Sha256, [u8; 8]>::new();
