@@ -146,8 +146,9 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     };
     let known = last_known.is_some();
     let keys = local::key_paths(&settings);
-    let (restored, origin, problems, unreadable) = making.finish(&init::settings_text(&how)?, || {
-        let restored = unpack(args, &settings, &keys, &unlock, last_known)?;
+    let (restored, origin, problems, unreadable) = making.finish(&init::settings_text(&how)?, |making| {
+        let restored = unpack(args, &settings, &keys, &unlock, last_known, making)?;
+        making.go_on();
         let vault = local::open_new(&settings, &unlock, Some(restored.clone()))?;
         let begun = (restored, vault.origin().to_owned(), vault.readiness().problems, vault.unreadable()?);
         vault.stop()?;
@@ -185,10 +186,12 @@ fn unpack(
     keys: &KeyPaths,
     unlock: &vault::Unlock,
     last_known: Option<String>,
+    making: &Making,
 ) -> anyhow::Result<vault::Restored> {
     let bar = bar("verifying the backup");
     let (backup, keyring, data): (&Path, &Path, &Path) = (&args.backup, &args.keyring, &settings.storage.data_dir);
     let mut progress = |done, all| {
+        making.go_on();
         bar.set_length(all);
         bar.set_position(done);
     };

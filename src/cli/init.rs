@@ -129,11 +129,13 @@ pub fn make(dir: &Path, how: &Unlocking<'_>, unlock: &Unlock, cost: Cost, name: 
     if how.blind {
         settings.entries.patient_ids = crate::config::PatientIds::Blind;
     }
-    making.finish(&text, || {
+    making.finish(&text, |making| {
         let (data, keys, blind) = (settings.storage.data_dir.clone(), local::key_paths(&settings), how.blind);
         let creation = Creation { data, keys, unlock, cost, name, blind };
         vault::create(&creation, &local::SystemClock).map_err(|error| anyhow!(error.to_string()))?;
+        making.go_on();
         let vault = local::open_new(&settings, unlock, None)?;
+        making.go_on();
         let (_, token) = vault.local_token(Role::Admin, "admin")?;
         vault.stop()?;
         Ok(token)

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,9 @@ use crate::keyfile;
 use crate::vault;
 
 use super::local;
+
+/// How long the next rest is waited for.
+const LONGEST_STEP: Duration = Duration::from_secs(20);
 
 /// A vault is never made over another.
 ///
@@ -31,8 +35,20 @@ pub(super) struct Making {
     pub(super) dir: PathBuf,
     settings: Settings,
     undo: Undo,
-    /// Nothing is undone any more.
-    done: Arc<AtomicBool>,
+    stage: Arc<Stage>,
+}
+
+/// How far the making and the end that somebody asked for have come.
+#[derive(Default)]
+struct Stage {
+    /// What is there of a vault is this command's, from the mark on.
+    owned: AtomicBool,
+    /// It is whole, or it was given up.
+    over: AtomicBool,
+    /// Somebody wants it to end.
+    told: AtomicBool,
+    /// The making rests, so that what is undone is not made at the same time.
+    rests: AtomicBool,
 }
 
 /// What takes back an attempt: only files that this command made.
@@ -83,14 +99,25 @@ impl Making {
             folders.into_iter().zip([true, true, fresh]).filter(|(it, made)| *made && (fresh || !it.exists()));
         let folders = folders.map(|(it, _)| it).collect();
         let undo = Undo { settings: settings.clone(), file: dir.join("phivault.toml"), mark, folders };
+        let stage = Arc::default();
+        undo_when_told_to_end(undo.clone(), Arc::clone(&stage))?;
         keyfile::create_private(&undo.mark, b"A vault is being made here.\n").inspect_err(|_| {
             if fresh {
                 drop(std::fs::remove_dir(&dir));
             }
         })?;
-        let making = Self { dir, settings, undo, done: Arc::default() };
-        making.undo_when_told_to_end();
+        stage.owned.store(true, Ordering::Release);
+        let making = Self { dir, settings, undo, stage };
+        making.go_on();
         Ok(making)
+    }
+
+    /// Rests for ever if somebody wants it to end; called between steps.
+    pub(super) fn go_on(&self) {
+        while self.stage.told.load(Ordering::Acquire) {
+            self.stage.rests.store(true, Ordering::Release);
+            std::thread::park();
+        }
     }
 
     /// The settings of the vault before the site says anything.
@@ -103,31 +130,42 @@ impl Making {
     ///
     /// # Errors
     /// What failed.
-    pub(super) fn finish<T>(self, text: &str, steps: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let made = steps().and_then(|made| {
+    pub(super) fn finish<T>(self, text: &str, steps: impl FnOnce(&Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let made = steps(&self).and_then(|made| {
+            self.go_on();
             keyfile::create_private(&self.undo.file, text.as_bytes())?;
             keyfile::remove(&self.undo.mark)?;
             Ok(made)
         });
-        self.done.store(true, Ordering::Release);
+        self.go_on();
+        self.stage.over.store(true, Ordering::Release);
         made.inspect_err(|_| self.undo.run()).context("The vault could not be made, and nothing of it was kept")
     }
+}
 
-    /// Ctrl-C and SIGTERM take back what was made.
-    fn undo_when_told_to_end(&self) {
-        let (undo, done) = (self.undo.clone(), self.done.clone());
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let (mut interrupt, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-                tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {} }
-                if !done.load(Ordering::Acquire) {
-                    undo.run();
-                    eprintln!("error: Broken off. Nothing of the vault was kept.");
-                    std::process::exit(130);
-                }
-                std::io::Result::Ok(())
-            })
+/// Ctrl-C and SIGTERM take back what was made, from when this returns.
+fn undo_when_told_to_end(undo: Undo, stage: Arc<Stage>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut end) = runtime.block_on(async {
+        std::io::Result::Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    })?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {} }
         });
-    }
+        stage.told.store(true, Ordering::Release);
+        let began = Instant::now();
+        let over = || stage.over.load(Ordering::Acquire);
+        while !over() && !stage.rests.load(Ordering::Acquire) && began.elapsed() < LONGEST_STEP {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !over() {
+            if stage.owned.load(Ordering::Acquire) {
+                undo.run();
+            }
+            eprintln!("error: Broken off. Nothing of the vault was kept.");
+            std::process::exit(130);
+        }
+    });
+    Ok(())
 }

@@ -158,6 +158,13 @@ impl Collector for Figures {
             let metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
             value.encode(metric)?;
         }
+        self.tls(&mut encoder)
+    }
+}
+
+impl Figures {
+    /// When what TLS needs ends.
+    fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let tls = self.0.tls.as_ref();
         for (name, help, end) in [
             (

@@ -225,6 +225,8 @@ mod tests {
         let elsewhere = Checkpoint { origin: "elsewhere.example".into(), ..head(300) };
         let unknown = AddCheckpoint { note: elsewhere.sign(&log()).unwrap(), ..good };
         assert_eq!(judge(&unknown, Some(257)), Err(Refusal::UnknownLog));
+        // What is known of an empty log is nothing: whatever comes first is consistent with it.
+        assert!(judge(&request(0, 300), Some(0)).is_ok());
         let proof = vec![leaf_hash(b"more")];
         assert_eq!(judge(&AddCheckpoint { proof, ..request(0, 300) }, None), Err(Refusal::WrongProof));
     }
@@ -268,6 +270,8 @@ mod tests {
         let other = NoteSigner::of_kind("w.example", KeyKind::Witness, &[6; 32]).unwrap();
         assert!(cosignatures(&other.cosign(&text, 1).to_string(), &text, key).is_empty());
         assert!(cosignatures("rubbish\n— w.example AAAA\n", &text, key).is_empty());
+        let renamed = Signature { name: "x.example".into(), ..line.clone() };
+        assert!(cosignatures(&renamed.to_string(), &text, key).is_empty(), "signed under another name");
         let mut later = line;
         later.bytes[7] ^= 1;
         assert!(cosignatures(&later.to_string(), &text, key).is_empty(), "the time is signed");

@@ -134,7 +134,11 @@ fn broken_off(mut command: Command, dir: &Path, signal: Signal) -> Output {
 fn a_making_that_is_broken_off_is_taken_back_or_says_what_is_left_of_it() {
     let site = Site::new();
     let (mut taken_back, mut left) = (0, 0);
-    for round in 0..10 {
+    // On a busy machine a vault may be made before the signal comes; then once more.
+    for round in 0..100 {
+        if taken_back > 0 && left > 0 && round >= 10 {
+            break;
+        }
         let dir = site.place(&format!("broken-{round}"));
         let signal = [Signal::INT, Signal::TERM, Signal::KILL][round % 3];
         let output = broken_off(site.init(&dir), &dir, signal);
