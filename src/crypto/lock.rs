@@ -156,7 +156,7 @@ mod tests {
         let phrase = |text: &str| Unlock::Passphrase(Zeroizing::new(text.as_bytes().to_vec()));
         let cheap = Cost { memory_kib: 8 * 1024, passes: 1, lanes: 1 };
         let recovery = Slot::of("recovery", &phrase("correct horse battery"), cheap).unwrap();
-        let mixed = [recovery, one.clone()];
+        let mixed = [recovery, one];
         let wraps_of_mixed: Vec<_> = mixed.iter().map(|it| it.wrap(&master).unwrap()).collect();
         let wrong = open(&mixed, &wraps_of_mixed, &phrase("correct horse batterz"));
         assert_eq!(wrong.err(), Some(KeyringError::WrongKey));

@@ -68,7 +68,7 @@ pub fn start_with_tls(app: &mut App, servers: &Authority) {
 
 /// Starts a stopped vault that ends TLS and asks its clients for certificates.
 pub fn start_with_clients(app: &mut App, servers: &Authority, clients: &Authority) {
-    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(&app.dir().to_owned(), "clients.pem", &clients.pem()));
+    app.set("PHIVAULT_SERVER__TLS_CLIENT_AUTHORITIES", &put(app.dir(), "clients.pem", &clients.pem()));
     start_with_tls(app, servers);
 }
 
@@ -248,11 +248,11 @@ async fn with_client_authorities_only_their_clients_are_let_in() {
     assert!(!healthy(&app, &client(&servers, None)).await);
     assert!(!healthy(&app, &client(&servers, Some(&theirs))).await);
     // An authority that is taken out while it serves lets nobody in any more; one that is put in does.
-    put(&app.dir().to_owned(), "clients.pem", &strangers.pem());
+    put(app.dir(), "clients.pem", &strangers.pem());
     app.signal(Signal::HUP);
     assert!(until(async || healthy(&app, &client(&servers, Some(&theirs))).await).await, "{}", app.log());
     assert!(!healthy(&app, &client(&servers, Some(&ours))).await);
-    put(&app.dir().to_owned(), "clients.pem", &clients.pem());
+    put(app.dir(), "clients.pem", &clients.pem());
     app.signal(Signal::HUP);
     assert!(until(async || healthy(&app, &client(&servers, Some(&ours))).await).await, "{}", app.log());
     let metrics = client(&servers, Some(&ours)).get(format!("{}/metrics", app.url())).send().await.unwrap();

@@ -150,7 +150,7 @@ fn each_value_can_be_shown_with_its_salt_against_the_commitment_to_all() {
 fn values_of_every_length_come_back_and_the_length_tells_only_its_step() {
     let fixture = Fixture::new();
     for length in 0..200 {
-        let items = [Item { path: "note".into(), value: Phi::text(&"x".repeat(length)) }];
+        let items = [Item { path: "note".into(), value: Phi::text("x".repeat(length)) }];
         let sealed = seal(&fixture.keys(), &[1; 16], b"", &items);
         let opened = open(&fixture.keys(), &[1; 16], b"", &sealed.bytes, &sealed.commitment).unwrap();
         assert!(opened.len() == 1 && opened[0].value == items[0].value, "{length}");

@@ -168,11 +168,14 @@ fn code(answer: &Answer) -> Option<String> {
     (answer.status == 403).then(|| answer.code())
 }
 
+/// What is changed of a path, and how.
+type Spelling = (&'static str, fn(&str) -> String);
+
 #[tokio::test]
 async fn another_spelling_of_a_path_or_another_method_is_another_place_or_the_same_with_the_same_rules() {
     let app = App::spawn().await;
     let id = app.submitter().submit(&entry()).await["id"].as_str().unwrap().to_owned();
-    let spellings: [(&str, fn(&str) -> String); 7] = [
+    let spellings: [Spelling; 7] = [
         ("a slash more at the end", |it| format!("{it}/")),
         ("a slash more at the beginning", |it| format!("/{it}")),
         ("an encoded letter", |it| it.replacen('e', "%65", 1)),
