@@ -1,11 +1,13 @@
 //! Submitting and searching entries.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -161,7 +163,9 @@ pub(super) async fn batch(
     let body = body::read(&api, &request, payload, &[NDJSON, JSON], api.limits.batch_bytes).await?;
     let is_array = body::media_type(&request) == JSON;
     let partial = params.partial.unwrap_or(false);
+    let turn = turn(&api).await?;
     let result = blocking(move || {
+        let _turn = turn;
         let lines = if is_array {
             batch::array(&body, api.limits.batch_lines)?
         } else {
@@ -179,6 +183,18 @@ pub(super) async fn batch(
         Ok(batch_result(&numbers, outcomes))
     });
     Ok(HttpResponse::Ok().json(result.await?))
+}
+
+/// A turn among the batches. Hundreds at once would take gigabytes and make each other late, so who finds too many waiting is told at once.
+async fn turn(api: &Api) -> ApiResult<[OwnedSemaphorePermit; 2]> {
+    let [worked_on, taken_in] = &api.batches;
+    let busy = || {
+        api.vault.counters().busy.fetch_add(1, Ordering::Relaxed);
+        ApiError::Vault(VaultError::Busy)
+    };
+    let taken = taken_in.clone().try_acquire_owned().map_err(|_| busy())?;
+    let worked = worked_on.clone().acquire_owned().await.map_err(|_| busy())?;
+    Ok([taken, worked])
 }
 
 /// Search the trail

@@ -55,6 +55,9 @@ pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Threads that parse and answer; what blocks runs beside them.
 const WORKERS: usize = 2;
+/// Batches that are worked on at a time, each by a thread with memory of its own, and those that may wait for that.
+const BATCHES: usize = 32;
+const BATCHES_WAITING: usize = 64;
 
 /// What the server is bounded by.
 #[derive(Clone, Debug)]
@@ -96,6 +99,8 @@ pub struct Api {
     bodies: Arc<Semaphore>,
     metrics: health::Metrics,
     rates: Arc<Rates>,
+    /// Batches that are worked on, and all that are taken in.
+    batches: [Arc<Semaphore>; 2],
     /// Who waits to log in.
     logins: login::Turnstile,
     /// Proxies that are believed where a request comes from.
@@ -184,6 +189,7 @@ impl Server {
             bodies,
             metrics: health::Metrics::default(),
             rates,
+            batches: [BATCHES, BATCHES + BATCHES_WAITING].map(|it| Arc::new(Semaphore::new(it))),
             logins: login::Turnstile::new(),
             proxies,
             tls: tls.clone(),
