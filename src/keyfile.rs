@@ -64,11 +64,10 @@ impl KeyPaths {
 
     /// Every file that may stand beside these or in their place.
     pub fn all(&self) -> Vec<PathBuf> {
-        let own = [self.keyring.clone(), self.signing_key.clone(), self.lock.clone(), self.verifier_key()];
-        let next = [self.next_keyring(), self.next_signing_key()];
-        let temporary = own.each_ref().map(|it| it.with_extension("tmp"));
-        // A signing key and its public half are written over by way of the same name, one after the other.
-        own.into_iter().chain(next).chain(temporary.into_iter().take(3)).collect()
+        let mut all = vec![self.verifier_key(), self.next_keyring(), self.next_signing_key()];
+        let replaced = [&self.keyring, &self.signing_key, &self.lock];
+        all.extend(replaced.into_iter().flat_map(|it| [it.clone(), it.with_extension("tmp")]));
+        all
     }
 
     /// Refuses names that differ only in their end: two files would be written by way of one name.

@@ -94,10 +94,8 @@ impl Making {
             );
         }
         vault::refuse_parts(&settings.storage.data_dir, &keys).map_err(anyhow::Error::msg)?;
-        let folders = [settings.storage.data_dir.clone(), dir.join("keys"), dir.clone()];
-        let folders =
-            folders.into_iter().zip([true, true, fresh]).filter(|(it, made)| *made && (fresh || !it.exists()));
-        let folders = folders.map(|(it, _)| it).collect();
+        let below = [settings.storage.data_dir.clone(), dir.join("keys")].into_iter().filter(|it| !it.exists());
+        let folders = below.chain(fresh.then(|| dir.clone())).collect();
         let undo = Undo { settings: settings.clone(), file: dir.join("phivault.toml"), mark, folders };
         let stage = Arc::default();
         undo_when_told_to_end(undo.clone(), Arc::clone(&stage))?;
