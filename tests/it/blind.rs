@@ -117,10 +117,20 @@ async fn one_damaged_entry_does_not_take_a_page_or_a_report_with_it() {
     assert_eq!(app.auditor().get("/readyz").await.json()["status"], "degraded", "somebody must look");
     let reveal = json!({"ids": [page["entries"][1]["id"]], "reason": {"code": "HCOMPL"}});
     assert_eq!(app.officer().post("/v1/reveal", &reveal).await.code(), "integrity", "its values are never shown");
+    // Its own watch comes by as well and records it, and what it recorded stays true: no end with `finish`.
+    let told = loop {
+        let told = app.auditor().get("/v1/entries?action=integrity").await.json();
+        if !told["entries"].as_array().unwrap().is_empty() {
+            break told;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    };
+    assert_eq!(told["entries"][0]["facts"]["damaged"], (sequence - 1).to_string(), "{told:#}");
     app.stop();
-    edit(app.dir(), |db| cell("sealed", sequence - 1).flip(db, 0));
-    app.start();
-    app.finish();
+    let (code, report) = app.verify();
+    let findings = report["findings"].as_array().unwrap();
+    let named = findings.iter().any(|it| it["code"] == "values_damaged" && it["sequence"] == json!(sequence - 1));
+    assert!(code == 1 && named, "{report:#}");
 }
 
 #[tokio::test]
