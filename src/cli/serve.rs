@@ -93,7 +93,7 @@ async fn renew(tls: Option<Tls>, mut hangup: Signal) {
     let mut often = tokio::time::interval(Duration::from_secs(60));
     let mut told = None;
     loop {
-        tokio::select! { _ = often.tick() => {}, _ = hangup.recv() => {} }
+        let asked = tokio::select! { _ = often.tick() => false, _ = hangup.recv() => true };
         let Some(tls) = &tls else { continue };
         // Once a day, and after a renewal that did not help.
         let now = days_left(tls);
@@ -101,7 +101,12 @@ async fn renew(tls: Option<Tls>, mut hangup: Signal) {
             tracing::warn!("{}", super::doctor::certificate(&tls.valid(), chrono::Utc::now().timestamp()).1);
         }
         told = now;
-        match tls.renew() {
+        if tls.lists_end().is_some_and(|it| it <= chrono::Utc::now().timestamp()) {
+            tracing::error!(
+                "a list of revoked client certificates is out of date: no client is let in before its next one is there (server.tls_client_revocations)"
+            );
+        }
+        match tls.renew(asked) {
             Ok(true) => tracing::info!("the files of TLS were read again"),
             Ok(false) => {}
             Err(error) => {

@@ -1,6 +1,7 @@
 //! Reading request bodies: bounded in size and time, of the declared type, never compressed.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::http::{StatusCode, header};
@@ -54,6 +55,18 @@ pub(super) async fn read(
     types: &[&str],
     limit: usize,
 ) -> ApiResult<Body> {
+    read_within(api, request, payload, types, limit, api.body_deadline()).await
+}
+
+/// The same within another time.
+pub(super) async fn read_within(
+    api: &Api,
+    request: &HttpRequest,
+    payload: Payload,
+    types: &[&str],
+    limit: usize,
+    deadline: Duration,
+) -> ApiResult<Body> {
     let found = media_type(request);
     if !types.contains(&found.as_str()) {
         let detail = format!("Send the body with Content-Type: {}.", types.join(" or "));
@@ -63,11 +76,11 @@ pub(super) async fn read(
         let detail = "Compressed bodies are not taken; send it plain.";
         return Err(ApiError::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_encoding", detail));
     }
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<usize>().ok());
+    let declared = declared(request);
     if declared.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
-    match tokio::time::timeout(api.body_deadline(), collect(api, payload, declared.unwrap_or(0), limit)).await {
+    match tokio::time::timeout(deadline, collect(api, payload, declared.unwrap_or(0), limit)).await {
         Ok(result) => result,
         Err(_) => Err(ApiError::http(
             StatusCode::REQUEST_TIMEOUT,
@@ -75,6 +88,21 @@ pub(super) async fn read(
             "The body did not arrive in time; nothing was taken.",
         )),
     }
+}
+
+/// Reads a small body past, so that the connection stays; with a large one unread it is closed.
+pub(super) async fn skip(api: &Api, request: &HttpRequest, mut payload: Payload) {
+    if declared(request).is_some_and(|length| length <= FIRST_ROOM) {
+        let rest = async {
+            while std::future::poll_fn(|context| Pin::new(&mut payload).poll_next(context)).await.is_some() {}
+        };
+        // Whether it came whole or not, the answer is the same.
+        drop(tokio::time::timeout(api.body_deadline(), rest).await);
+    }
+}
+
+fn declared(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok())
 }
 
 /// Takes room as bytes arrive, not as they are announced: who sends slowly holds only what was sent.

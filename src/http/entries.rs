@@ -7,7 +7,6 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -23,7 +22,11 @@ use crate::vault::{Outcome, Proof, VaultError};
 
 use super::body::{self, JSON, NDJSON};
 use super::error::{ApiError, ApiResult, Problem};
+use super::turn::Turn;
 use super::{Api, Limits};
+
+/// Bytes of an entry as applications send them.
+const TYPICAL: usize = 512;
 
 /// The answer to a submission.
 #[derive(Serialize, ToSchema)]
@@ -160,14 +163,17 @@ pub(super) async fn batch(
 ) -> ApiResult<HttpResponse> {
     may(&api, &caller, Permission::Submit, Action::SUBMIT).await?;
     let params = params::<BatchParams>(&request)?;
+    let payload = hope(&api, &caller, &request, payload).await?;
     let body = body::read(&api, &request, payload, &[NDJSON, JSON], api.limits.batch_bytes).await?;
     let is_array = body::media_type(&request) == JSON;
     let partial = params.partial.unwrap_or(false);
-    let turn = turn(&api).await?;
+    let turn = turn(&api, &caller, body.len()).await?;
     let result = blocking(move || {
         let _turn = turn;
         let lines = if is_array {
-            batch::array(&body, api.limits.batch_lines)?
+            // How many there are is not known of what does not read; it cost no less.
+            let broken = |_: &_| api.rates.charge(&caller, body.len() / TYPICAL, Instant::now());
+            batch::array(&body, api.limits.batch_lines).inspect_err(broken)?
         } else {
             batch::ndjson(&body, api.limits.batch_lines)
         };
@@ -185,16 +191,23 @@ pub(super) async fn batch(
     Ok(HttpResponse::Ok().json(result.await?))
 }
 
-/// A turn among the batches. Hundreds at once would take gigabytes and make each other late, so who finds too many waiting is told at once.
-async fn turn(api: &Api) -> ApiResult<[OwnedSemaphorePermit; 2]> {
-    let [worked_on, taken_in] = &api.batches;
-    let busy = || {
-        api.vault.counters().busy.fetch_add(1, Ordering::Relaxed);
-        ApiError::Vault(VaultError::Busy)
-    };
-    let taken = taken_in.clone().try_acquire_owned().map_err(|_| busy())?;
-    let worked = worked_on.clone().acquire_owned().await.map_err(|_| busy())?;
-    Ok([taken, worked])
+/// Who finds no turn in time has lost nothing, and is told when to come back.
+async fn turn(api: &Api, caller: &Caller, bytes: usize) -> ApiResult<Turn> {
+    api.batches.take(&caller.token_id, bytes).await.ok_or_else(|| busy(api))
+}
+
+/// In an overload most are told before room is made for their body: it would be read for nothing, and comes again.
+async fn hope(api: &Api, caller: &Caller, request: &HttpRequest, payload: Payload) -> ApiResult<Payload> {
+    if !api.batches.are_hopeless(&caller.token_id) {
+        return Ok(payload);
+    }
+    body::skip(api, request, payload).await;
+    Err(busy(api))
+}
+
+fn busy(api: &Api) -> ApiError {
+    api.vault.counters().busy.fetch_add(1, Ordering::Relaxed);
+    ApiError::Vault(VaultError::Busy)
 }
 
 /// Search the trail

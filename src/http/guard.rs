@@ -12,6 +12,7 @@ use actix_http::Extensions;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::crowd::Counted;
 use super::tls::Wire;
 
 /// Bytes a second that a client must take while it keeps the server waiting.
@@ -58,6 +59,7 @@ pub(super) struct Patience {
 /// A connection with deadlines.
 pub(super) struct Guarded {
     io: Wire,
+    _counted: Counted,
     patience: Patience,
     activity: Rc<Activity>,
     idle: Option<Pin<Box<Sleep>>>,
@@ -74,8 +76,8 @@ struct Writing {
 }
 
 impl Guarded {
-    pub(super) fn new(io: Wire, patience: Patience) -> Self {
-        Self { io, patience, activity: Activity::new(), idle: None, writing: Writing::default() }
+    pub(super) fn new(io: Wire, counted: Counted, patience: Patience) -> Self {
+        Self { io, _counted: counted, patience, activity: Activity::new(), idle: None, writing: Writing::default() }
     }
 
     /// What handlers may know of the connection.

@@ -1,8 +1,6 @@
 //! Logging in and out: a session in a cookie, for people with a browser.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, SameSite};
@@ -10,7 +8,6 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::action::Action;
 use crate::domain::caller::{Caller, Permission};
@@ -20,14 +17,18 @@ use crate::vault::{EnrolIn, Enrolled, LogInIn, SessionView, VaultError};
 use super::Api;
 use super::body::{self, JSON};
 use super::caller::{SESSION, check_same_site, held, peer};
+use super::crowd::network;
 use super::entries::{blocking, may};
 use super::error::{ApiError, ApiResult, Problem};
+use super::turn::{Turn, Turns};
 
 /// How long a turn to try a password is waited for.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
-/// Who may wait, in all and from one address.
-const MOST_WAITING: usize = 64;
-const MOST_OF_ONE: usize = 16;
+/// Who may wait, from one network.
+const MOST_WAITING: usize = 16;
+/// Who says that he wants to log in has shown nothing yet, so he has little time and room for it.
+const ASKING: std::time::Duration = std::time::Duration::from_secs(5);
+const MOST_BYTES: usize = 8 << 10;
 
 /// Choose how to log in
 ///
@@ -53,7 +54,7 @@ pub(super) async fn enrol(
     let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
     let asked: EnrolIn = json::parse(&body)?;
     let from = peer(&request, &api.proxies);
-    let turn = api.logins.enrolling().await?;
+    let turn = api.logins.enrolling(&caller).await?;
     let enrolled = blocking(move || {
         let _turn = turn;
         Ok(api.vault.enrol(&caller, asked, from)?)
@@ -75,7 +76,8 @@ pub(super) async fn enrol(
     (status = 503, body = Problem, description = "Others log in just now, or it could not be recorded.")))]
 pub(super) async fn log_in(api: Data<Api>, request: HttpRequest, payload: Payload) -> ApiResult<HttpResponse> {
     check_same_site(&request)?;
-    let body = body::read(&api, &request, payload, &[JSON], api.limits.body_bytes).await?;
+    let limit = api.limits.body_bytes.min(MOST_BYTES);
+    let body = body::read_within(&api, &request, payload, &[JSON], limit, api.body_deadline().min(ASKING)).await?;
     let asked: LogInIn = json::parse(&body)?;
     drop(body);
     let (from, before) = (peer(&request, &api.proxies), held(&request));
@@ -128,68 +130,32 @@ fn own_session(api: &Api, request: &HttpRequest) -> ApiResult<(String, Caller, S
     found.map(|(caller, view)| (held, caller, view)).ok_or_else(ApiError::unauthorized)
 }
 
-/// Who waits to log in. Each try takes 32 MiB and tens of milliseconds, so few are let in at a time, in the order they came, and few may
-/// wait from one address.
-#[derive(Clone)]
+/// Who waits to log in. Each try takes 32 MiB and tens of milliseconds, so few are let in at a time, from each network in its turn.
 pub(super) struct Turnstile {
-    tries: Arc<Semaphore>,
-    enrolments: Arc<Semaphore>,
-    waiting: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
+    tries: Turns,
+    enrolments: Turns,
 }
-
-/// A turn that was waited for. It ends when it is dropped.
-struct Turn {
-    _permit: OwnedSemaphorePermit,
-    _place: Option<Place>,
-}
-
-/// A place among those who wait or are let in.
-struct Place(Turnstile, Option<IpAddr>);
 
 impl Turnstile {
     pub(super) fn new() -> Self {
-        let (tries, enrolments) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(1)));
-        Self { tries, enrolments, waiting: Arc::default() }
+        Self {
+            tries: Turns::with_patience(2, MOST_WAITING, PATIENCE),
+            enrolments: Turns::with_patience(1, MOST_WAITING, PATIENCE),
+        }
     }
 
     /// A turn to try a password from an address.
     ///
     /// # Errors
-    /// 503 when too many wait, from there or in all, or it takes too long.
+    /// 503 when too many wait there, or it takes too long.
     async fn turn(&self, from: Option<IpAddr>) -> ApiResult<Turn> {
-        let place = self.place(from)?;
-        Ok(Turn { _permit: waited(&self.tries).await?, _place: Some(place) })
+        let network = from.map_or_else(|| "?".to_owned(), |it| network(it).to_string());
+        self.tries.take(&network, 0).await.ok_or(ApiError::Vault(VaultError::Busy))
     }
 
     /// A turn for somebody who showed a token.
-    async fn enrolling(&self) -> ApiResult<Turn> {
-        Ok(Turn { _permit: waited(&self.enrolments).await?, _place: None })
-    }
-
-    fn place(&self, from: Option<IpAddr>) -> ApiResult<Place> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.values().sum::<usize>() >= MOST_WAITING || waiting.get(&from).is_some_and(|it| *it >= MOST_OF_ONE) {
-            return Err(ApiError::Vault(VaultError::Busy));
-        }
-        *waiting.entry(from).or_default() += 1;
-        Ok(Place(self.clone(), from))
-    }
-}
-
-async fn waited(room: &Arc<Semaphore>) -> ApiResult<OwnedSemaphorePermit> {
-    let permit = tokio::time::timeout(PATIENCE, room.clone().acquire_owned()).await;
-    permit.ok().and_then(Result::ok).ok_or(ApiError::Vault(VaultError::Busy))
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.1);
-            }
-        }
+    async fn enrolling(&self, caller: &Caller) -> ApiResult<Turn> {
+        self.enrolments.take(&caller.token_id, 0).await.ok_or(ApiError::Vault(VaultError::Busy))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::vault::Vault;
 mod admin;
 mod body;
 mod caller;
+mod crowd;
 mod entries;
 mod error;
 mod files;
@@ -43,10 +44,13 @@ mod reveal;
 mod routes;
 mod tls;
 mod tokens;
+mod turn;
 
+use crowd::{Counted, Crowd};
 use guard::{Guarded, Patience};
 use rate::Rates;
 use tls::Wire;
+use turn::Turns;
 
 pub use error::ApiError;
 pub use openapi::document;
@@ -55,9 +59,9 @@ pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Threads that parse and answer; what blocks runs beside them.
 const WORKERS: usize = 2;
-/// Batches that are worked on at a time, each by a thread with memory of its own, and those that may wait for that.
-const BATCHES: usize = 32;
-const BATCHES_WAITING: usize = 64;
+/// Batches that are worked on at a time, of which each has a thread and memory of its own, and those of one token that may wait. Single
+/// submissions need no turns: to refuse one costs what it costs to take it.
+const BATCHES: [usize; 2] = [16, 64];
 
 /// What the server is bounded by.
 #[derive(Clone, Debug)]
@@ -99,8 +103,7 @@ pub struct Api {
     bodies: Arc<Semaphore>,
     metrics: health::Metrics,
     rates: Arc<Rates>,
-    /// Batches that are worked on, and all that are taken in.
-    batches: [Arc<Semaphore>; 2],
+    batches: Turns,
     /// Who waits to log in.
     logins: login::Turnstile,
     /// Proxies that are believed where a request comes from.
@@ -150,6 +153,7 @@ impl Handle {
 /// What is done with a new connection before its first request.
 async fn connected(
     io: TcpStream,
+    counted: Counted,
     tls: Option<Tls>,
     vault: Arc<Vault>,
     patience: Patience,
@@ -167,7 +171,7 @@ async fn connected(
             DispatchError::Io(error)
         })?,
     };
-    Ok((Guarded::new(wire, patience), Protocol::Http1, peer))
+    Ok((Guarded::new(wire, counted, patience), Protocol::Http1, peer))
 }
 
 impl Server {
@@ -182,14 +186,14 @@ impl Server {
         let (connections, patience) = (limits.connections, limits.patience());
         let bodies = Arc::new(Semaphore::new(limits.bodies_kib));
         let rates = Arc::new(Rates::new(limits.submits_per_second, limits.queries_per_second));
-        let over_limit = OverLimit::of(rates.clone());
+        let (over_limit, crowd) = (OverLimit::of(rates.clone()), Crowd::new(connections, &proxies));
         let api = Data::new(Api {
             vault,
             limits,
             bodies,
             metrics: health::Metrics::default(),
             rates,
-            batches: [BATCHES, BATCHES + BATCHES_WAITING].map(|it| Arc::new(Semaphore::new(it))),
+            batches: Turns::new(BATCHES[0], BATCHES[1]),
             logins: login::Turnstile::new(),
             proxies,
             tls: tls.clone(),
@@ -224,8 +228,16 @@ impl Server {
                     })
                     .on_connect_ext(|io: &Guarded, data: &mut Extensions| io.describe(data))
                     .finish(app);
-                let (tls, vault) = (tls.clone(), vault.clone());
-                fn_service(move |io: TcpStream| connected(io, tls.clone(), vault.clone(), patience)).and_then(http)
+                let (tls, vault, crowd) = (tls.clone(), vault.clone(), crowd.clone());
+                fn_service(move |io: TcpStream| {
+                    let from = io.peer_addr().ok().map(|it| it.ip());
+                    let (counted, tls, vault) = (crowd.enter(from), tls.clone(), vault.clone());
+                    async move {
+                        let counted = counted.ok_or(DispatchError::DisconnectTimeout)?;
+                        connected(io, counted, tls, vault, patience).await
+                    }
+                })
+                .and_then(http)
             })?
             .run();
         Ok(Self { server, closing, address, over_limit })

@@ -9,22 +9,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use actix_web::rt::net::TcpStream;
+use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_cert::Certificate;
-use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode as _;
-use x509_cert::name::Name;
 use x509_cert::time::Time;
 use zeroize::Zeroizing;
+
+mod clients;
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -82,15 +81,15 @@ impl Tls {
         Ok(Self { served: Arc::new(Served { files, now, written }) })
     }
 
-    /// Reads all files again if one was written since; whether it did. Connections that are open go on; none is resumed that began
+    /// Reads all files again if one was written since or `anyway`; whether it did. Connections that are open go on; none is resumed that began
     /// under the files before.
     ///
     /// # Errors
     /// [`TlsError`]; then what was read before still counts.
-    pub fn renew(&self) -> Result<bool, TlsError> {
+    pub fn renew(&self, anyway: bool) -> Result<bool, TlsError> {
         let written = written(&self.served.files);
         let mut known = self.served.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.is_none() || *known == written {
+        if !anyway && (written.is_none() || *known == written) {
             return Ok(false);
         }
         let read = read(&self.served.files)?;
@@ -124,7 +123,7 @@ fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
     let (config, lists_end) = match &files.client_authorities {
         None => (config.with_no_client_auth(), None),
         Some(path) => {
-            let (verifier, lists_end) = verifier(path, files.client_revocations.as_deref())?;
+            let (verifier, lists_end) = clients::verifier(path, files.client_revocations.as_deref())?;
             (config.with_client_cert_verifier(verifier), lists_end)
         }
     };
@@ -143,6 +142,11 @@ fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
         ))
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if files.client_authorities.is_some() {
+        // Who comes again is judged again: the certificate may have been revoked since.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(Shown { acceptor: TlsAcceptor::from(Arc::new(config)), valid, lists_end })
 }
 
@@ -171,61 +175,6 @@ fn pem<T: PemObject>(path: &Path, setting: &str, kind: &str) -> Result<Vec<T>, T
     let all = T::pem_file_iter(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
     let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|error| wrong(format!("it is not PEM ({error})")))?;
     if all.is_empty() { Err(wrong(format!("there is no {kind} in it"))) } else { Ok(all) }
-}
-
-/// What judges client certificates, and when its first list is out of date.
-fn verifier(
-    authorities: &Path,
-    revocations: Option<&Path>,
-) -> Result<(Arc<dyn ClientCertVerifier>, Option<i64>), TlsError> {
-    let setting = "server.tls_client_authorities";
-    let wrong = |error: &dyn std::fmt::Display| TlsError(format!("{} ({setting}): {error}.", authorities.display()));
-    let mut roots = RootCertStore::empty();
-    for it in certificates(authorities, setting)? {
-        roots.add(it).map_err(|error| wrong(&error))?;
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
-    let (builder, end) = match revocations {
-        None => (builder, None),
-        Some(path) => {
-            let (lists, end) = lists(path, authorities)?;
-            // A list that is out of date could hide the newest revocation.
-            (builder.with_crls(lists).enforce_revocation_expiration(), Some(end))
-        }
-    };
-    Ok((builder.build().map_err(|error| wrong(&error))?, end))
-}
-
-/// The lists of what was revoked, and when the first of them is out of date. There is one of each authority and none of another, all in
-/// date, or the clients of an authority would all be refused.
-fn lists(path: &Path, authorities: &Path) -> Result<(Vec<CertificateRevocationListDer<'static>>, i64), TlsError> {
-    let setting = "server.tls_client_revocations";
-    let wrong = |what: String| TlsError(format!("{} ({setting}): {what}.", path.display()));
-    let lists = pem::<CertificateRevocationListDer<'static>>(path, setting, "X509 CRL")?;
-    let mut left: Vec<Name> = Vec::new();
-    for it in certificates(authorities, "server.tls_client_authorities")? {
-        let read =
-            Certificate::from_der(&it).map_err(|error| wrong(format!("an authority does not read ({error})")))?;
-        left.push(read.tbs_certificate().subject().clone());
-    }
-    let (now, mut end) = (chrono::Utc::now().timestamp(), i64::MAX);
-    for list in &lists {
-        let read: CertificateList =
-            CertificateList::from_der(list).map_err(|error| wrong(format!("a list does not read ({error})")))?;
-        let (issuer, next) = (read.tbs_cert_list.issuer, read.tbs_cert_list.next_update.and_then(seconds));
-        let place = left.iter().position(|it| *it == issuer).ok_or_else(|| {
-            wrong(format!("the list of {issuer} is there twice, or is of no authority that clients are trusted by"))
-        })?;
-        left.remove(place);
-        end = end.min(next.unwrap_or(0));
-        if end <= now {
-            return Err(wrong(format!("the list of {issuer} is out of date: fetch its next one")));
-        }
-    }
-    match left.first() {
-        None => Ok((lists, end)),
-        Some(name) => Err(wrong(format!("there is no list of {name}, so all its clients would be refused"))),
-    }
 }
 
 /// When the files were written; nothing while one of them is missing.

@@ -142,6 +142,7 @@ async fn a_client_whose_certificate_was_revoked_is_shut_out_from_the_next_list_o
         (revoked(&clients, &[7], 1), "is out of date"),
         (format!("{list}{list}"), "is there twice"),
         (format!("{list}{other}"), "of no authority"),
+        (revoked(&authority(), &[7], 30), "is not signed with the key"),
     ] {
         put(&dir, "revoked.pem", &text);
         app.signal(Signal::HUP);
@@ -151,10 +152,15 @@ async fn a_client_whose_certificate_was_revoked_is_shut_out_from_the_next_list_o
     }
     app.stop();
     let refused = app.try_start().unwrap_err();
-    assert!(refused.contains("server.tls_client_revocations") && refused.contains("of no authority"), "{refused}");
+    assert!(refused.contains("server.tls_client_revocations") && refused.contains("not signed"), "{refused}");
     put(&dir, "revoked.pem", &list);
     put(&dir, "clients.pem", &format!("{}{}", clients.pem(), strangers.pem()));
     assert!(app.try_start().unwrap_err().contains("there is no list of"), "each authority needs one");
+    put(&dir, "clients.pem", &format!("{}{}", clients.pem(), authority().pem()));
+    assert!(app.try_start().unwrap_err().contains("two authorities bear the name"));
+    // Whoever holds the key of a client could vouch for others.
+    put(&dir, "clients.pem", &format!("{}{}", clients.pem(), ours[0].0));
+    assert!(app.try_start().unwrap_err().contains("is no authority's"));
 }
 
 #[tokio::test]
