@@ -93,8 +93,15 @@ impl KeyPaths {
 /// [`FileError`] when it is not there, too large, or open to others.
 pub fn read_private(path: &Path, what: &str) -> Result<Zeroizing<String>, FileError> {
     let shown = path.display();
-    let remedy = "Put it back from its backup, or mend the setting that names it.";
-    let unreadable = |error| FileError::new(format!("The {what} {shown} cannot be read: {error}. {remedy}"));
+    let unreadable = |error: std::io::Error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "It is another user's: run this as the vault's user, or give that one the file (chown)."
+            }
+            _ => "Put it back from its backup, or mend the setting that names it.",
+        };
+        FileError::new(format!("The {what} {shown} cannot be read: {error}. {remedy}"))
+    };
     let file = File::open(path).map_err(unreadable)?;
     let meta = file.metadata().map_err(unreadable)?;
     if meta.permissions().mode() & 0o077 != 0 && !is_credential(path, &meta) {
@@ -257,6 +264,21 @@ pub fn read_verifier_key(path: &Path) -> Result<VerifierKey, FileError> {
         .map_err(|_| FileError::new(format!("The public key {shown} is damaged.")))
 }
 
+/// Refuses root at work on another user's vault: what it writes would be root's, and the vault could not go on.
+///
+/// # Errors
+/// [`FileError`].
+pub fn refuse_foreign_root(data: &Path) -> Result<(), FileError> {
+    let owner = std::fs::metadata(data).map_or(0, |it| it.uid());
+    if owner == 0 || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(FileError::new(format!(
+        "This runs as root, and the vault is that of user {owner}: what root writes that user could not read any more. Nothing was \
+         changed. Run it as that user: setpriv --reuid={owner} --regid={owner} --clear-groups phivault …"
+    )))
+}
+
 /// Whether two paths lie on one device, where a thief of one has the other.
 pub fn same_device(one: &Path, other: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|it| it.dev()).ok();
@@ -290,10 +312,11 @@ impl LockFile {
     /// # Errors
     /// [`FileError`] when it is not there.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        if !path.exists() {
+        if matches!(path.try_exists(), Ok(false)) {
             return Err(FileError::new(format!(
                 "The lock {} is missing. It holds the newest checkpoint and shows whether the database was rolled back. \
-                 Put it back from its backup; it is never made up.",
+                 It is never made up: put there, with mode 600, the newest signed checkpoint of this ledger that you have: a copy \
+                 of the lock, or what a witness, an anchor or an auditor kept. An older one will do, and shows less.",
                 path.display()
             )));
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -94,6 +95,21 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
             parent.display()
         );
     }
+    let partial = vault::partial(&args.out);
+    if partial.symlink_metadata().is_ok() {
+        bail!(
+            "{} is left from a backup that was killed, or belongs to one that is being made. If none is, remove it.",
+            partial.display()
+        );
+    }
+    making::when_told_to_end(move || {
+        // It may be writing there still.
+        while partial.exists() && std::fs::remove_dir_all(&partial).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        eprintln!("error: Broken off. No backup was made.");
+        std::process::exit(130);
+    })?;
     let bar = bar("verifying the copy");
     let now = local::SystemClock.now();
     let made =
@@ -174,7 +190,12 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
             ));
         }
     }
-    said.push_str(&format!("\nNext: phivault serve --config {}", dir.join("phivault.toml").display()));
+    let settings = dir.join("phivault.toml");
+    said.push_str(&format!(
+        "\nSettings are not in a backup: carry over what the old ones say beyond the paths (reasons, classes, limits, TLS, witnesses) to {}.\nNext: phivault serve --config {}",
+        settings.display(),
+        settings.display()
+    ));
     terminal::print(&said)?;
     problems.iter().for_each(|problem| eprintln!("ATTENTION: {problem}"));
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })

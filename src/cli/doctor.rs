@@ -1,16 +1,18 @@
 //! `phivault doctor`: looks at an installation as somebody would who has seen many of them, and says what to do.
 
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::config::{PatientIds, Settings};
 use crate::domain::reason::Vocabulary;
-use crate::keyfile;
+use crate::keyfile::{self, KeyPaths, LockFile};
+use crate::ledger::checkpoint;
 
 use super::local;
 
@@ -63,10 +65,11 @@ impl Finding {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(&args.config, std::env::vars())?;
     let mut all = files(&settings);
+    all.extend(sound(&settings));
     all.extend(ways_in(&settings));
     all.extend(evidence(&settings));
     all.extend(machine(&settings));
-    all.extend(args.backups.as_deref().map(backups));
+    all.extend(args.backups.as_deref().map(|it| backups(it, &settings)));
     all.sort_by_key(|it| std::cmp::Reverse(it.stand));
     for it in &all {
         let mark = match it.stand {
@@ -88,6 +91,7 @@ fn files(settings: &Settings) -> Vec<Finding> {
     let secrets = [
         ("the keyring", Some(&keys.keyring)),
         ("the signing key", Some(&keys.signing_key)),
+        ("the lock", Some(&keys.lock)),
         ("the passphrase file", keys.passphrase_file.as_ref()),
         ("the pepper file", keys.pepper_file.as_ref()),
         ("the key file", keys.key_file.as_ref()),
@@ -114,6 +118,74 @@ fn files(settings: &Settings) -> Vec<Finding> {
         )
     }));
     out
+}
+
+/// Whether what a start reads first is what it must be, as far as that shows without a passphrase.
+fn sound(settings: &Settings) -> Vec<Finding> {
+    let keys = local::key_paths(settings);
+    let named = [&keys.keyring, &keys.signing_key, &keys.lock, &keys.verifier_key()].map(Clone::clone);
+    let mut out = vec![
+        usable("the keyring reads as one", keyring(&keys.keyring)),
+        usable("the signing key is one", keyfile::read_signing_key(&keys.signing_key).map(drop).map_err(Into::into)),
+        usable("the lock holds a checkpoint of this ledger", lock(&keys)),
+        usable("the database is one", database(&settings.storage.data_dir)),
+        usable("data and keys belong to one user", owners(&settings.storage.data_dir, &named)),
+    ];
+    let key_file = settings.keys.key_file.as_deref().map(|it| keyfile::read_key_file(it).map(drop));
+    out.extend(key_file.map(|it| usable("the key file holds a key", it.map_err(Into::into))));
+    out
+}
+
+fn keyring(path: &Path) -> anyhow::Result<()> {
+    let text = keyfile::read_private(path, "keyring")?;
+    let header = text.lines().next().and_then(|it| serde_json::from_str::<serde_json::Value>(it).ok());
+    header
+        .filter(|it| it.get("generation").is_some())
+        .map(drop)
+        .with_context(|| format!("The keyring {} is damaged. Put the newest one back from its backup.", path.display()))
+}
+
+fn lock(keys: &KeyPaths) -> anyhow::Result<()> {
+    let note = LockFile::open(&keys.lock)?.note();
+    let key = keyfile::read_verifier_key(&keys.verifier_key())?;
+    checkpoint::open(&note, key.name(), std::slice::from_ref(&key)).map(drop).with_context(|| {
+        format!(
+            "The lock {} holds no checkpoint of this ledger. Put back the newest one that you have",
+            keys.lock.display()
+        )
+    })
+}
+
+fn database(data: &Path) -> anyhow::Result<()> {
+    let path = data.join("vault.db");
+    let mut begin = [0; 16];
+    std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut begin)).with_context(|| {
+        format!("The database {} cannot be read. Restore a backup (phivault restore)", path.display())
+    })?;
+    // https://www.sqlite.org/fileformat.html, section 1.3
+    ensure!(
+        &begin == b"SQLite format 3\0",
+        "The database {} is damaged. Restore a backup (phivault restore).",
+        path.display()
+    );
+    Ok(())
+}
+
+/// What another user owns the vault cannot write, or could not read after a command of root.
+fn owners(data: &Path, files: &[PathBuf]) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(data)?.uid();
+    for path in
+        [&data.join("vault.db"), &data.join("vault.db-wal"), &data.join("vault.db-shm")].into_iter().chain(files)
+    {
+        let other = std::fs::metadata(path).map(|it| it.uid()).is_ok_and(|it| it != owner);
+        ensure!(
+            !other,
+            "{} is not owned by user {owner}, who owns the data: chown {owner} {}",
+            path.display(),
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn private(what: &str, path: &Path, mend: &str) -> Finding {
@@ -303,25 +375,29 @@ fn machine(settings: &Settings) -> Vec<Finding> {
     ]
 }
 
-fn backups(folder: &Path) -> Finding {
-    let newest = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| {
+/// The newest that is whole, of this ledger, and not old. Its bytes are held against its manifest.
+fn backups(folder: &Path, settings: &Settings) -> Finding {
+    let wrong = |what| Finding { stand: Stand::Wrong, what };
+    let origin = keyfile::read_verifier_key(&local::key_paths(settings).verifier_key()).map(|it| it.name().to_owned());
+    let all = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| {
         let it = it.ok()?;
-        let modified = it.metadata().ok().filter(std::fs::Metadata::is_file)?.modified().ok();
-        crate::vault::manifest_of(&it.path()).ok().and(modified)
+        let modified = it.metadata().ok().filter(std::fs::Metadata::is_file)?.modified().ok()?;
+        let manifest = crate::vault::manifest_of(&it.path()).ok()?;
+        origin.as_ref().ok().is_none_or(|it| *it == manifest.origin).then_some((modified, it.path()))
     });
     let shown = folder.display();
-    let Some(newest) = newest.max() else {
-        return Finding {
-            stand: Stand::Wrong,
-            what: format!("there is no whole backup in {shown}: phivault backup makes one"),
-        };
+    let Some((newest, path)) = all.max() else {
+        return wrong(format!("there is no whole backup of this ledger in {shown}: phivault backup makes one"));
     };
+    if let Err(error) = crate::vault::check_backup(&path) {
+        return wrong(format!("{error} Remove it and make another: phivault backup"));
+    }
     let age = SystemTime::now().duration_since(newest).unwrap_or_default();
     let hours = age.as_secs() / 3_600;
     Finding::of(
         age <= OLD_BACKUP,
         Stand::Wrong,
-        format!("the newest backup is {hours} hours old"),
+        format!("the newest backup is {hours} hours old, and what its manifest states"),
         format!("the newest backup in {shown} is {hours} hours old: is the timer running?"),
     )
 }

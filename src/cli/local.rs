@@ -115,6 +115,7 @@ fn open_with(
 ) -> anyhow::Result<Vault> {
     let (vocabulary, retention, fields) = site_lists(settings)?;
     key_paths(settings).check_apart()?;
+    keyfile::refuse_foreign_root(&settings.storage.data_dir)?;
     if keyfile::same_device(&settings.storage.data_dir, &settings.keys.keyring) {
         tracing::warn!("keys and data lie on one device: who steals it has both; put [keys] on another device");
     }

@@ -104,6 +104,10 @@ impl Making {
                 drop(std::fs::remove_dir(&dir));
             }
         })?;
+        // Another command may have come to its end between the first look and the mark.
+        let looked = refuse_a_vault(&dir)
+            .and_then(|()| vault::refuse_parts(&settings.storage.data_dir, &keys).map_err(anyhow::Error::msg));
+        looked.inspect_err(|_| drop(std::fs::remove_file(&undo.mark)))?;
         stage.owned.store(true, Ordering::Release);
         let making = Self { dir, settings, undo, stage };
         making.go_on();
@@ -141,16 +145,25 @@ impl Making {
     }
 }
 
-/// Ctrl-C and SIGTERM take back what was made, from when this returns.
-fn undo_when_told_to_end(undo: Undo, stage: Arc<Stage>) -> std::io::Result<()> {
+/// Does something, and ends, when Ctrl-C, SIGTERM or the end of the terminal comes; from when this returns.
+pub(super) fn when_told_to_end(then: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut end) = runtime.block_on(async {
-        std::io::Result::Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    let (mut interrupt, mut end, mut hangup) = runtime.block_on(async {
+        let [interrupt, end, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        std::io::Result::Ok((signal(interrupt)?, signal(end)?, signal(hangup)?))
     })?;
     std::thread::spawn(move || {
         runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {} }
+            tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {}, _ = hangup.recv() => {} }
         });
+        then();
+    });
+    Ok(())
+}
+
+/// Takes back what was made.
+fn undo_when_told_to_end(undo: Undo, stage: Arc<Stage>) -> std::io::Result<()> {
+    when_told_to_end(move || {
         stage.told.store(true, Ordering::Release);
         let began = Instant::now();
         let over = || stage.over.load(Ordering::Acquire);
@@ -164,6 +177,5 @@ fn undo_when_told_to_end(undo: Undo, stage: Arc<Stage>) -> std::io::Result<()> {
             eprintln!("error: Broken off. Nothing of the vault was kept.");
             std::process::exit(130);
         }
-    });
-    Ok(())
+    })
 }

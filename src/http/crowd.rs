@@ -83,7 +83,7 @@ mod tests {
         assert!(enter("192.0.2.1").is_none(), "however it is written");
         held.extend([enter("192.0.2.2"), enter("2001:db8::1"), enter("2001:db8::2")].map(Option::unwrap));
         assert!(enter("2001:db8:0:0:ffff::").is_none() && enter("2001:db8:0:1::1").is_some());
-        assert!((0..9).map(|_| enter("10.9.8.7").unwrap()).count() == 9, "a proxy speaks for many");
+        assert!((0..9).all(|_| enter("10.9.8.7").is_some()), "a proxy speaks for many");
         held.remove(0);
         assert!(enter("192.0.2.1").is_some(), "what is closed counts no more");
         drop(held);

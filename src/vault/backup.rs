@@ -72,6 +72,21 @@ pub fn manifest_of(backup: &Path) -> Result<Manifest, String> {
     manifest.filter(|_| end <= length).ok_or_else(wrong)
 }
 
+/// Whether the database in a backup is the one that its manifest states, byte for byte.
+///
+/// # Errors
+/// One sentence.
+pub fn check_backup(backup: &Path) -> Result<Manifest, String> {
+    let manifest = manifest_of(backup)?;
+    let damaged = || format!("The database in {} is not what its manifest states.", backup.display());
+    let file = File::open(backup).map_err(|error| format!("{} cannot be read: {error}.", backup.display()))?;
+    let mut archive = tar::Archive::new(file);
+    let mut items = archive.entries_with_seek().map_err(|_| damaged())?.filter_map(Result::ok);
+    let database = items.find(|it| it.path().is_ok_and(|it| it == Path::new(DATABASE))).ok_or_else(damaged)?;
+    let digest = digest_of(database).map_err(|_| damaged())?;
+    if digest == manifest.database_sha256 { Ok(manifest) } else { Err(damaged()) }
+}
+
 /// Makes a backup, also while a server runs, and verifies it without keys. The keyring is not in it: keys and data are never in
 /// one place.
 ///
@@ -85,6 +100,7 @@ pub fn back_up(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Manifest, String> {
     refuse_old(out)?;
+    refuse_beside(out, data)?;
     // The checkpoint comes first: what it covers is in the database that is copied after.
     let note = LockFile::open(&keys.lock).map_err(|error| error.to_string())?.note();
     let key = keyfile::read_verifier_key(&keys.verifier_key()).map_err(|error| error.to_string())?;
@@ -217,14 +233,19 @@ fn begin(keys: &KeyPaths, keyring: &str, database: &Path, name: &str) -> Result<
     LockFile::create(&keys.lock, &note).map_err(told)
 }
 
+/// Where a file is made that gets its name when it is whole.
+pub fn partial(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
 /// A folder to work in; gone with everything in it when dropped.
 struct Work(PathBuf);
 
 impl Work {
     fn beside(path: &Path) -> Result<Self, String> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        let folder = path.with_file_name(name);
+        let folder = partial(path);
         if folder.symlink_metadata().is_ok() {
             return Err(format!("{} is left from an earlier attempt; remove it first.", folder.display()));
         }
@@ -265,6 +286,18 @@ fn refuse_old(out: &Path) -> Result<(), String> {
     }
 }
 
+/// A file among those of the database could be taken for one of them.
+fn refuse_beside(out: &Path, data: &Path) -> Result<(), String> {
+    let folder = out.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (folder.canonicalize(), data.canonicalize()) {
+        (Ok(folder), Ok(data)) if folder == data => Err(format!(
+            "{} would lie among the files of the database. Choose another folder, on another disk.",
+            out.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Packs beside it and gives it its name at the end: what bears the name is whole.
 fn pack(work: &Work, out: &Path) -> Result<(), String> {
     let failed = |error| format!("{} cannot be written: {error}", out.display());
@@ -290,7 +323,11 @@ fn unpack(backup: &Path, work: &Work) -> Result<(), String> {
     let shown = backup.display();
     let unreadable = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => format!("{shown} is no whole backup: it ends early."),
-        _ => format!("{shown} is no whole backup: {error}."),
+        // What its first bytes are taken for could be anything.
+        std::io::ErrorKind::Other | std::io::ErrorKind::InvalidData => {
+            format!("{shown} is no whole backup of phivault.")
+        }
+        _ => format!("{shown} cannot be read: {error}."),
     };
     let file = File::open(backup).map_err(|error| format!("The backup {shown} cannot be read: {error}."))?;
     let mut archive = tar::Archive::new(file);
@@ -329,10 +366,13 @@ fn take_out(
 
 fn digest(path: &Path) -> Result<String, String> {
     let told = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
-    let mut file = File::open(path).map_err(told)?;
+    File::open(path).and_then(digest_of).map_err(told)
+}
+
+fn digest_of(mut from: impl Read) -> std::io::Result<String> {
     let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
-        let count = file.read(&mut part).map_err(told)?;
+        let count = from.read(&mut part)?;
         if count == 0 {
             return Ok(hex::encode(hash.finalize()));
         }

@@ -18,6 +18,7 @@ use crate::ledger::tree::Edge;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Batch, Row, Store, Usage};
 
+use super::backup::partial;
 use super::error::OpenError;
 use super::keys::{Keys, keyring_facts};
 use super::open::database;
@@ -59,7 +60,8 @@ fn parts(data: &Path, keys: &KeyPaths) -> Vec<PathBuf> {
         name.push(end);
         database.with_file_name(name)
     });
-    beside.into_iter().chain([database.with_file_name("vault.pid")]).chain(keys.all()).collect()
+    let more = [database.with_file_name("vault.pid"), partial(&database)];
+    beside.into_iter().chain(more).chain(keys.all()).collect()
 }
 
 /// Refuses to make a vault where any part of one is, if only a link that leads nowhere now: SQLite would take up a log that lies
@@ -80,6 +82,7 @@ pub fn refuse_parts(data: &Path, keys: &KeyPaths) -> Result<(), String> {
 pub fn unmake(data: &Path, keys: &KeyPaths) {
     // What cannot be removed is named by the next attempt.
     parts(data, keys).iter().for_each(|path| drop(std::fs::remove_file(path)));
+    drop(std::fs::remove_dir_all(partial(&database(data))));
 }
 
 fn lay_out(creation: &Creation<'_>, clock: &dyn Clock) -> Result<(), OpenError> {

@@ -73,7 +73,7 @@ pub use crate::crypto::lock::{MAIN_SLOT, Slot};
 pub use crate::crypto::token::PlainToken;
 pub use crate::ledger::tiles::TileName;
 pub use approval::{Approval, Asked, Done, Operation, Stage};
-pub use backup::{Manifest, RestoreAsked, back_up, manifest_of, restore};
+pub use backup::{Manifest, RestoreAsked, back_up, check_backup, manifest_of, partial, restore};
 pub use breach::{BreachAsked, BreachScope, RevealSeen};
 pub use certificate::Certificate;
 pub use create::{Creation, create, refuse_parts, unmake};

@@ -36,6 +36,8 @@ enum Known {
     Fresh,
     Same(Receipt),
     Other,
+    /// Its values are gone, so there is no telling whether they were the same.
+    Gone,
 }
 
 impl Vault {
@@ -62,6 +64,7 @@ impl Vault {
                     return Ok(Outcome::Duplicate(receipt));
                 }
                 Known::Other => return Err(VaultError::Conflict(vec![conflict()])),
+                Known::Gone => return Err(VaultError::Conflict(vec![gone()])),
                 Known::Fresh => {}
             }
             let answer = self.enqueue(&[&draft], looked_up_to)?.await.map_err(|_| VaultError::Unknown)?;
@@ -150,6 +153,7 @@ impl Vault {
                         }
                         Known::Same(receipt) => Planned::Same(receipt),
                         Known::Other => Planned::Refused(vec![conflict()], true),
+                        Known::Gone => Planned::Refused(vec![gone()], true),
                     },
                 },
             };
@@ -213,8 +217,8 @@ impl Vault {
         let Some(row) = find_id(&*self.intake, draft.meta.id, 0..self.intake.size())? else { return Ok(Known::Fresh) };
         let (meta, items) = match self.open_row(&row) {
             Ok(opened) => opened,
-            // Without its values there is no telling whether they are the same.
-            Err(VaultError::Shredded(_) | VaultError::Integrity(_)) => return Ok(Known::Other),
+            Err(VaultError::Shredded(_)) => return Ok(Known::Gone),
+            Err(VaultError::Integrity(_)) => return Ok(Known::Other),
             Err(error) => return Err(error),
         };
         Ok(if same(&Draft { meta, items, keep: draft.keep.clone() }, draft) {
@@ -265,6 +269,15 @@ fn same(one: &Draft, other: &Draft) -> bool {
     submitted(one) == submitted(other)
         && one.items.len() == other.items.len()
         && one.items.iter().zip(&other.items).all(|(a, b)| a.path == b.path && a.value == b.value)
+}
+
+/// Under a new id it would bring back what was erased by order.
+fn gone() -> Issue {
+    Issue::new(
+        "/id",
+        "entry_gone",
+        "The entry of this id is in the vault, and its values were disposed of or erased by order. Do not send it again, under no other id either.",
+    )
 }
 
 fn conflict() -> Issue {

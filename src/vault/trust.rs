@@ -204,7 +204,7 @@ pub(super) fn check_tail(
     signed: u64,
     restored: bool,
 ) -> Result<Tail, OpenError> {
-    let (mut foreign, mut damaged, mut unproven) = (None, Vec::new(), 0);
+    let (mut foreign, mut damaged, mut unproven, mut opened) = (None, Vec::new(), 0, 0);
     let ring = keys.ring();
     store.scan(sealed.min(signed)..store.size(), &mut |row| {
         let meta = meta_of(&row).ok();
@@ -217,7 +217,9 @@ pub(super) fn check_tail(
                 return true;
             }
             ring.opening(header).is_some_and(|keys| {
-                seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).is_ok()
+                let opens = seal::open(&keys, meta.id.as_bytes(), &row.meta, &row.sealed, &row.commitment).is_ok();
+                opened += u64::from(opens);
+                opens
             })
         });
         if row.sequence < signed {
@@ -227,6 +229,11 @@ pub(super) fn check_tail(
         }
         foreign.is_none() && damaged.len() <= MAX_DAMAGED
     })?;
+    if restored && opened == 0 && (foreign.is_some() || !damaged.is_empty()) {
+        return Err(OpenError::Distrust(
+            "The keyring is another vault's: it opens none of the newest entries. Give the newest keyring of the vault that the backup is of.".into(),
+        ));
+    }
     if let Some(sequence) = foreign {
         return Err(OpenError::Distrust(format!(
             "Entry {sequence} was not written by this vault: it is not sealed with its keys, or repeats another entry. Do not write to this database. `phivault verify --keyring` shows it; restore a backup."

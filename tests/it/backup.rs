@@ -67,9 +67,16 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
     let id = kept["id"].as_str().unwrap().to_owned();
     let receipt = app.submitter().get(&format!("/v1/entries/{id}/proof?format=text")).await.text;
     let there = Elsewhere::of(&app);
+    let asked = json!({"report": "integrity", "reason": {"code": "HCOMPL"}});
+    let made = app.officer().post("/v1/reports", &asked).await.json()["id"].as_str().unwrap().to_owned();
+    let made = format!("/v1/reports/{made}");
+    let kept_report = app.officer().get(&made).await.text;
     let said = there.back_up(&app, "backup");
     assert!(said.contains("verified") && said.contains("keyring apart"), "{said}");
     run(2, &["backup"], &[("--config", &app.dir().join("phivault.toml")), ("--out", &there.path("backup"))]);
+    let among = app.dir().join("data/vault.db-journal");
+    let said = run(2, &["backup"], &[("--config", &app.dir().join("phivault.toml")), ("--out", &among)]);
+    assert!(said.contains("among the files of the database") && !among.exists(), "{said}");
     let lost = app.submitter().submit(&entry()).await;
     app.submitter().get(&format!("/v1/entries/{}/proof", lost["id"].as_str().unwrap())).await;
     let last = app.with_token("none").get("/checkpoint").await.text;
@@ -105,6 +112,8 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
     let shown = http.post(at(&format!("/v1/entries/{id}/reveal"))).bearer_auth(&officer.token);
     let shown: Value = shown.json(&json!({"reason": {"code": "HCOMPL"}})).send().await.unwrap().json().await.unwrap();
     assert_eq!(shown["changes"][0]["new"], "Hypertension, Type 2 Diabetes", "{shown:#}");
+    let again = http.get(at(&made)).bearer_auth(&officer.token).send().await.unwrap().text().await.unwrap();
+    assert_eq!(again, kept_report, "a report that was kept is made again to the same bytes");
     let gone = http.get(at(&format!("/v1/entries/{}", lost["id"].as_str().unwrap()))).bearer_auth(&officer.token);
     assert_eq!(gone.send().await.unwrap().status().as_u16(), 404);
     let sent = http.post(at("/v1/entries")).bearer_auth(&app.submitter().token).json(&entry());
@@ -169,9 +178,11 @@ async fn a_backup_that_is_not_whole_and_a_restore_that_would_overwrite_are_refus
     let said = there.restore(2, &app, "backup", "b", &[]);
     assert!(said.contains("does not open"), "{said}");
     std::fs::write(unlock_file(app.dir()), "5a".repeat(32)).unwrap();
-    std::fs::copy(app.dir().join("keys/keyring"), there.path("keyring")).unwrap();
     let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
     let more: &[(&str, &Path)] = if blind { &[("", Path::new("--blind"))] } else { &[] };
+    let said = there.restore(2, &app, "backup", "b", more);
+    assert!(said.contains("keyring is another vault's") && !there.path("b").exists(), "{said}");
+    std::fs::copy(app.dir().join("keys/keyring"), there.path("keyring")).unwrap();
     let said = there.restore(0, &app, "backup", "c", more);
     assert!(said.contains("whether entries are missing is not known"), "{said}");
     let said = there.restore(2, &app, "backup", "c", more);

@@ -33,6 +33,39 @@ async fn the_doctor_finds_open_files_old_backups_and_careless_settings_and_says_
     std::fs::write(&backup, &whole).unwrap();
     let (code, said) = doctor(&[]);
     assert!(code == 0 && said.contains("ok      the newest backup is 0 hours old"), "{said}");
+    // One that was altered, or is of another vault, is none.
+    let mut altered = whole.clone();
+    let at = altered.len() * 3 / 4;
+    altered[at] ^= 1;
+    std::fs::write(&backup, altered).unwrap();
+    assert!(doctor(&[]).1.contains("is not what its manifest states"));
+    let other = App::spawn().await;
+    let mut made = program();
+    made.arg("backup").arg("--config").arg(other.dir().join("phivault.toml")).arg("--out").arg(backups.join("other"));
+    assert!(made.output().unwrap().status.success());
+    std::fs::remove_file(&backup).unwrap();
+    assert!(doctor(&[]).1.contains("WRONG   there is no whole backup of this ledger"));
+    other.finish();
+    std::fs::write(&backup, &whole).unwrap();
+    // What a start would not find, or not take.
+    for (file, says) in [
+        ("keys/checkpoint.lock", "put there, with mode 600, the newest signed checkpoint"),
+        ("keys/keyring", "Put the newest one back"),
+        ("keys/signing.key", "Restore it from a backup"),
+        ("data/vault.db", "Restore a backup"),
+    ] {
+        let path = app.dir().join(file);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (code, said) = doctor(&[]);
+        let gone = file != "keys/checkpoint.lock" || said.contains(says);
+        assert!(code == 1 && gone && said.contains(file), "{file}: {said}");
+        crate::tls::put(app.dir(), file, "rubbish");
+        let (code, said) = doctor(&[]);
+        assert!(code == 1 && said.contains(file), "{file}: {said}");
+        std::fs::write(&path, before).unwrap();
+        assert_eq!(doctor(&[]).0, 0, "{file}");
+    }
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 3_600);
     std::fs::File::options().write(true).open(&backup).unwrap().set_modified(old).unwrap();
     let (code, said) = doctor(&[]);

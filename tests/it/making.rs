@@ -119,11 +119,11 @@ fn of_two_who_make_a_vault_in_one_place_at_once_one_does_and_the_other_changes_n
     }
 }
 
-/// Starts a command and sends it a signal as soon as it has begun to make a vault; how it ended.
-fn broken_off(mut command: Command, dir: &Path, signal: Signal) -> Output {
+/// Starts a command and sends it a signal as soon as a file or folder is there that it makes; how it ended.
+fn broken_off(mut command: Command, mark: &Path, signal: Signal) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let began = Instant::now();
-    while !dir.join("vault.making").exists() && began.elapsed() < Duration::from_secs(10) {
+    while !mark.exists() && began.elapsed() < Duration::from_secs(10) {
         std::thread::yield_now();
     }
     kill_process(Pid::from_child(&child), signal).unwrap();
@@ -141,7 +141,7 @@ fn a_making_that_is_broken_off_is_taken_back_or_says_what_is_left_of_it() {
         }
         let dir = site.place(&format!("broken-{round}"));
         let signal = [Signal::INT, Signal::TERM, Signal::KILL][round % 3];
-        let output = broken_off(site.init(&dir), &dir, signal);
+        let output = broken_off(site.init(&dir), &dir.join("vault.making"), signal);
         if output.status.success() || dir.join("phivault.toml").exists() {
             // It was done before the signal reached it.
             assert_eq!(crate::app::verify(&dir).0, 0, "{}", text(&output));
@@ -159,6 +159,50 @@ fn a_making_that_is_broken_off_is_taken_back_or_says_what_is_left_of_it() {
         assert!(again.status.success(), "{signal:?}: {}, then {}", text(&output), text(&again));
     }
     assert!(taken_back > 0 && left > 0, "{taken_back} were taken back, {left} left");
+}
+
+#[tokio::test]
+async fn a_backup_or_restore_that_is_broken_off_leaves_nothing_in_the_way_of_the_next() {
+    let app = App::spawn().await;
+    let lines = format!("{}\n", entry()).repeat(2_000);
+    assert_eq!(app.submitter().post_text("/v1/entries/batch", "application/x-ndjson", lines).await.status, 200);
+    let folder = tempfile::tempdir().unwrap();
+    let (config, mut backups) = (app.dir().join("phivault.toml"), Vec::new());
+    for (n, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
+        let out = folder.path().join(format!("backup-{n}"));
+        let backup = || {
+            let mut command = program();
+            command.arg("backup").arg("--config").arg(&config).arg("--out").arg(&out);
+            command
+        };
+        let partial = folder.path().join(format!("backup-{n}.partial"));
+        let output = broken_off(backup(), &partial, signal);
+        assert!(!partial.exists() && output.status.success() == out.exists(), "{signal:?}: {}", text(&output));
+        if !out.exists() {
+            assert!(text(&output).contains("No backup was made"), "{}", text(&output));
+            assert!(backup().output().unwrap().status.success());
+        }
+        backups.push(out);
+    }
+    let (keyring, key_file) = (app.dir().join("keys/keyring"), unlock_file(app.dir()));
+    let blind: &[&str] = if std::env::var("PHIVAULT_TEST_BLIND").is_ok() { &["--blind"] } else { &[] };
+    for (n, signal) in [Signal::INT, Signal::TERM, Signal::HUP].into_iter().enumerate() {
+        let dir = folder.path().join(format!("restored-{n}"));
+        let restore = || {
+            let mut command = program();
+            command.arg("restore").arg(&backups[n]).arg("--dir").arg(&dir).args(blind);
+            command.arg("--keyring").arg(&keyring).arg("--key-file").arg(&key_file);
+            command
+        };
+        let output = broken_off(restore(), &dir.join("data/vault.db.partial"), signal);
+        if !output.status.success() {
+            assert!(text(&output).contains("Nothing of the vault was kept") && !dir.exists(), "{}", text(&output));
+            let again = restore().output().unwrap();
+            assert!(again.status.success(), "{}", text(&again));
+        }
+        assert_eq!(crate::app::verify(&dir).0, 0);
+    }
+    app.finish();
 }
 
 #[tokio::test]

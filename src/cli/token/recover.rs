@@ -19,11 +19,18 @@ pub(super) struct Args {
     /// Who it is for; people read it later
     #[arg(long, value_name = "TEXT", default_value = "recovered-admin")]
     label: String,
+
+    /// A file with the passphrase, if the one that the settings name is there for the service only (a systemd credential)
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
 }
 
 /// Makes the token, and records that it was made on the machine itself.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(&args.config, std::env::vars())?;
+    let mut settings = Settings::load(&args.config, std::env::vars())?;
+    if args.passphrase_file.is_some() {
+        settings.keys.passphrase_file.clone_from(&args.passphrase_file);
+    }
     telemetry::start(&settings.log).map_err(|error| anyhow!(error))?;
     let unlock = local::unlock(&settings)?;
     let vault = local::open(&settings, &unlock)?;

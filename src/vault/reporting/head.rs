@@ -29,7 +29,7 @@ impl Vault {
         let mut vouched = vec![
             line("Made", made),
             line("Report", kept.id.to_string()),
-            line("Ledger", format!("{}, the first {} entries", self.origin(), kept.ledger_size)),
+            line("Ledger", format!("{}, the first {} entries", ledger_of(kept), kept.ledger_size)),
             line("Verified", kept.verified.clone()),
             line("Checkpoint", kept.checkpoint.trim_end().to_owned()),
         ];
@@ -52,6 +52,11 @@ impl Vault {
         head.append(&mut vouched);
         (head, None)
     }
+}
+
+/// The ledger that a report was made of: after a restore another goes on.
+fn ledger_of(kept: &KeptReport) -> &str {
+    kept.checkpoint.lines().next().unwrap_or_default()
 }
 
 /// SHA-256 of what a report says, without its head.

@@ -199,10 +199,15 @@ async fn an_entry_is_erased_by_order_and_its_proof_holds() {
     assert_eq!(two.refused(&own).await, "own_entry");
     let unknown = json!({"request": {"operation": "redact", "entry": "0193595e-0000-7000-8000-000000000000", "authority": "x"}, "reason": reason()});
     assert_eq!(two.app.admin().post("/v1/admin/operations", &unknown).await.status, 404);
-    // The same id again is a conflict: nobody can tell whether it says the same.
+    // The same id again is a conflict: nobody can tell whether it says the same, and under another id it would come back.
     let mut again = entry();
     again["id"] = mine["id"].clone();
-    assert_eq!(two.app.submitter().post("/v1/entries", &again).await.status, 409);
+    let answer = two.app.submitter().post("/v1/entries", &again).await;
+    assert_eq!((answer.status, answer.code().as_str()), (409, "entry_gone"), "{answer:?}");
+    let lines = format!("{}\n{again}\n", entry());
+    let path = "/v1/entries/batch?partial=true";
+    let answer = two.app.submitter().post_text(path, "application/x-ndjson", lines).await.json();
+    assert_eq!(answer["results"][1]["errors"][0]["code"], "entry_gone", "{answer:#}");
     holds(&two.app, &mine, &given);
     // The patient's own trail shows that it happened.
     let trail = two.app.officer().get("/v1/entries?patient=MRN-12345&action=redact").await.json();
