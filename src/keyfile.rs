@@ -259,7 +259,7 @@ pub fn place_signing_key(paths: &KeyPaths, key: &VerifierKey) -> Result<(), File
 pub fn read_verifier_key(path: &Path) -> Result<VerifierKey, FileError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
-        .map_err(|error| FileError::new(format!("The public key {shown} cannot be read: {error}.")))?;
+        .map_err(|error| FileError::new(format!("The public key {shown} cannot be read: {error}. If the keys lie elsewhere, name the settings with --config.")))?;
     VerifierKey::parse(text.trim_end_matches('\n'))
         .map_err(|_| FileError::new(format!("The public key {shown} is damaged.")))
 }

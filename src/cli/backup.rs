@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -102,10 +104,17 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
             partial.display()
         );
     }
+    let (told, out) = (Arc::new(AtomicBool::new(false)), args.out.clone());
+    let tell = Arc::clone(&told);
     making::when_told_to_end(move || {
+        tell.store(true, Ordering::Release);
         // It may be writing there still.
         while partial.exists() && std::fs::remove_dir_all(&partial).is_err() {
             std::thread::sleep(Duration::from_millis(5));
+        }
+        if out.exists() {
+            eprintln!("The backup was made before it could be broken off.");
+            std::process::exit(0);
         }
         eprintln!("error: Broken off. No backup was made.");
         std::process::exit(130);
@@ -118,6 +127,10 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
             bar.set_position(done);
         });
     bar.finish_and_clear();
+    while told.load(Ordering::Acquire) {
+        // Whoever takes it back says how it ended.
+        std::thread::park();
+    }
     let made = made.map_err(anyhow::Error::msg)?;
     terminal::print(&format!(
         "{} entries of {} are in {}, verified; its checkpoint covers {}.\nBack up the keyring apart from it: {}",

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
@@ -17,7 +18,7 @@ use crate::telemetry;
 use crate::vault::{Cost, Outcome, Vault, Verdict};
 
 use super::init::{Unlocking, make};
-use super::{local, serve, verify};
+use super::{local, making, serve, verify};
 
 /// Look at phivault: a throw-away vault with a small synthetic clinic
 ///
@@ -98,7 +99,9 @@ fn refuse_others(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn create(args: &Args) -> anyhow::Result<()> {
-    if args.dir.exists() && std::fs::read_dir(&args.dir).is_ok_and(|mut it| it.next().is_some()) {
+    // A demo that was broken off as it began left its key file, and nothing under it.
+    let is_other = |it: std::io::Result<std::fs::DirEntry>| it.is_ok_and(|it| it.file_name() != "unlock.key");
+    if std::fs::read_dir(&args.dir).is_ok_and(|mut it| it.any(is_other)) {
         bail!(
             "{} is not empty and holds no trial vault. Choose another folder with --dir, or remove it.",
             args.dir.display()
@@ -106,7 +109,9 @@ fn create(args: &Args) -> anyhow::Result<()> {
     }
     keyfile::create_folder(&args.dir)?;
     let key_file = args.dir.join("unlock.key");
-    keyfile::create_key_file(&key_file)?;
+    if !key_file.exists() {
+        keyfile::create_key_file(&key_file)?;
+    }
     let unlock = keyfile::read_key_file(&key_file)?;
     let how = Unlocking {
         passphrase_file: None,
@@ -159,7 +164,13 @@ fn fill(dir: &Path, vault: &Vault) -> anyhow::Result<()> {
     }
     let caller = Caller { token_id: "local".into(), label: SOURCE.into(), role: Role::Submitter };
     let (mut accepted, began) = (0, std::time::Instant::now());
+    let ends = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ends);
+    making::when_told_to_end(move || told.store(true, Ordering::Relaxed))?;
     for batch in submissions.chunks(BATCH) {
+        if ends.load(Ordering::Relaxed) {
+            bail!("Broken off. What went in is kept; the same command goes on.");
+        }
         let lines = batch.iter().map(|it| serde_json::to_vec(it).map(|bytes| json::parse(&bytes)));
         for outcome in vault.submit_batch(&caller, lines.collect::<Result<Vec<_>, _>>()?, false)? {
             accepted += u64::from(matches!(outcome, Outcome::Accepted(_)));

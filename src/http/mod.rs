@@ -203,6 +203,8 @@ impl Server {
         // What actix_web::HttpServer does, with a guard around each connection.
         let server = actix_server::Server::build()
             .workers(WORKERS)
+            // Actix shares 512 among the processors, however few workers there are.
+            .worker_max_blocking_threads(256)
             // The bound is each worker's own.
             .max_concurrent_connections(connections.div_ceil(WORKERS))
             .shutdown_timeout(30)

@@ -149,6 +149,9 @@ impl Problem {
             (None, "certificate_required") => {
                 "name a file with your certificate and its private key with --client-certificate; an admin of the vault says whose"
             }
+            (None, "untrusted") if self.detail.contains("CaUsedAsEndEntity") => {
+                "the server shows an authority's certificate; it needs one that is none (openssl req -x509 … -addext basicConstraints=critical,CA:FALSE), or one that the authority signed"
+            }
             (None, "untrusted") => {
                 "check the host name in --url; if your own authority signed the certificate, name it with --ca-file"
             }
@@ -165,7 +168,9 @@ impl Problem {
             }
             (Some(403), _) => return self.role_advice(),
             (Some(404), _) => "check the id, and that --url is the address of a vault",
-            (Some(409), _) => "this id is taken by something else: use a new one",
+            (Some(409), "id_conflict") => "this id is taken by something else: use a new one",
+            // The sentence above says it: there is nothing to correct.
+            (Some(409), _) | (_, "held" | "own_request" | "decided" | "version_in_use") => return String::new(),
             (Some(413), _) => "send less at once",
             (Some(400 | 422), _) => "correct what is named above and send it again",
             (Some(429 | 503), _) => return self.wait_advice(),

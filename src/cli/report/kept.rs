@@ -202,7 +202,7 @@ fn made(answer: &Value) -> String {
         answer["entries_covered"],
         answer["ledger_size"],
         if answer["entries_read"] == 0 {
-            "ATTENTION: no entry is about this. Is everything written as the applications write it?\n"
+            "ATTENTION: it found nothing. Is everything written as the applications write it?\n"
         } else {
             ""
         },

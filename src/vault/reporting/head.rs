@@ -38,9 +38,11 @@ impl Vault {
             let (covered, read) = (kept.entries_covered, kept.entries_read);
             head.push(line("Entries", format!("{covered} in the period; {read} were read for it")));
         }
-        if kept.entries_read == 0 && asks_for_something(params) {
-            let none = "no entry of the trail is about this. Is everything written as the applications write it?";
-            head.push(line("ATTENTION", none.to_owned()));
+        // That is for whoever looks it over; what the person is given says that there were none.
+        if kept.entries_read == 0 && asks_for_something(params) && !of_person {
+            let what = if kept.report == ReportKind::Disclosures { "disclosure" } else { "entry of the trail" };
+            let none = format!("no {what} is about this. Is everything written as the applications write it?");
+            head.push(line("ATTENTION", none));
         }
         if !kept.altered.is_empty() {
             head.push(line("ALTERED", altered(&kept.altered)));
