@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that is measured, one after the other on a quiet machine: the vault in process beside its limits, over HTTP beside a bare
-# service, and the peers. About half an hour; with PHIVAULT_BENCH_ENTRIES=10000000 ten minutes more and 25 GB of disk.
+# service, in an overload, and the peers. About half an hour; with PHIVAULT_BENCH_ENTRIES=10000000 ten minutes more and 25 GB of disk.
 # Prints the machine and the versions first, so that the output stands for itself.
 set -eu
 cd "$(dirname "$0")/.."
@@ -8,7 +8,7 @@ export PHIVAULT_BENCH_ENTRIES="${PHIVAULT_BENCH_ENTRIES:-1000000}" PHIVAULT_BENC
 echo "$(git rev-parse --short HEAD), $(rustc --version), $(uname -sr)"
 echo "$(nproc) processors, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(sed -n 's/^MemTotal: *//p' /proc/meminfo) of memory"
 cargo bench --no-run
-for what in vault http; do
+for what in vault http overload; do
     printf '\n== %s\n' "$what"
     cargo bench -q --bench "$what"
 done

@@ -269,13 +269,13 @@ pub fn read_verifier_key(path: &Path) -> Result<VerifierKey, FileError> {
 /// # Errors
 /// [`FileError`].
 pub fn refuse_foreign_root(data: &Path) -> Result<(), FileError> {
-    let owner = std::fs::metadata(data).map_or(0, |it| it.uid());
+    let (owner, group) = std::fs::metadata(data).map_or((0, 0), |it| (it.uid(), it.gid()));
     if owner == 0 || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     Err(FileError::new(format!(
         "This runs as root, and the vault is that of user {owner}: what root writes that user could not read any more. Nothing was \
-         changed. Run it as that user: setpriv --reuid={owner} --regid={owner} --clear-groups phivault …"
+         changed. Run it as that user: setpriv --reuid={owner} --regid={group} --clear-groups phivault …"
     )))
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,7 +16,7 @@ use crate::vault::{self, RestoreAsked};
 
 use super::client::terminal;
 use super::init::Unlocking;
-use super::making::{self, Making};
+use super::making::{self, LONGEST_STEP, Making};
 use super::receipt::read;
 use super::{init, local};
 
@@ -109,14 +109,16 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     making::when_told_to_end(move || {
         tell.store(true, Ordering::Release);
         // It may be writing there still.
-        while partial.exists() && std::fs::remove_dir_all(&partial).is_err() {
+        let began = Instant::now();
+        while partial.exists() && std::fs::remove_dir_all(&partial).is_err() && began.elapsed() < LONGEST_STEP {
             std::thread::sleep(Duration::from_millis(5));
         }
-        if out.exists() {
-            eprintln!("The backup was made before it could be broken off.");
-            std::process::exit(0);
+        match (out.exists(), partial.exists()) {
+            // It was made before it could be broken off, and says so itself.
+            (true, _) => return,
+            (false, false) => eprintln!("error: Broken off. No backup was made."),
+            (false, true) => eprintln!("error: Broken off. No backup was made; remove {}.", partial.display()),
         }
-        eprintln!("error: Broken off. No backup was made.");
         std::process::exit(130);
     })?;
     let bar = bar("verifying the copy");
@@ -127,7 +129,7 @@ pub fn back_up(args: &BackupArgs) -> anyhow::Result<ExitCode> {
             bar.set_position(done);
         });
     bar.finish_and_clear();
-    while told.load(Ordering::Acquire) {
+    while made.is_err() && told.load(Ordering::Acquire) {
         // Whoever takes it back says how it ended.
         std::thread::park();
     }

@@ -77,8 +77,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let unlock = local::unlock(&settings)?;
     let vault = Arc::new(local::open(&settings, &unlock)?);
     let tokens = tokens(&args.dir, &vault)?;
+    let ends = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ends);
+    making::when_told_to_end(move || told.store(true, Ordering::Relaxed))?;
+    let go_on = || match ends.load(Ordering::Relaxed) {
+        true => bail!("Broken off. What went in is kept; the same command goes on."),
+        false => Ok(()),
+    };
     if !args.empty {
-        fill(&args.dir, &vault)?;
+        fill(&args.dir, &vault, &go_on)?;
     }
     vault.settle()?;
     let report = verify::check(&settings, verify::Against::default()).map_err(anyhow::Error::msg)?;
@@ -86,6 +93,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if report.verdict != Verdict::Intact {
         bail!("The trial vault was altered. Remove {} and start again.", args.dir.display());
     }
+    go_on()?;
     serve::serve(&settings, &vault, |address| introduce(&address.to_string(), &args.dir, &tokens))
 }
 
@@ -145,7 +153,7 @@ fn tokens(dir: &Path, vault: &Vault) -> anyhow::Result<Tokens> {
 
 /// Submits the clinic's year through the vault's own door. The entries' ids are the same each time, so a run that was
 /// broken off goes on where it stopped, and a finished one changes nothing.
-fn fill(dir: &Path, vault: &Vault) -> anyhow::Result<()> {
+fn fill(dir: &Path, vault: &Vault, go_on: &dyn Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let marker = dir.join("clinic.until");
     let done = dir.join("clinic.done");
     if done.exists() {
@@ -164,13 +172,8 @@ fn fill(dir: &Path, vault: &Vault) -> anyhow::Result<()> {
     }
     let caller = Caller { token_id: "local".into(), label: SOURCE.into(), role: Role::Submitter };
     let (mut accepted, began) = (0, std::time::Instant::now());
-    let ends = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&ends);
-    making::when_told_to_end(move || told.store(true, Ordering::Relaxed))?;
     for batch in submissions.chunks(BATCH) {
-        if ends.load(Ordering::Relaxed) {
-            bail!("Broken off. What went in is kept; the same command goes on.");
-        }
+        go_on()?;
         let lines = batch.iter().map(|it| serde_json::to_vec(it).map(|bytes| json::parse(&bytes)));
         for outcome in vault.submit_batch(&caller, lines.collect::<Result<Vec<_>, _>>()?, false)? {
             accepted += u64::from(matches!(outcome, Outcome::Accepted(_)));

@@ -15,7 +15,7 @@ use crate::vault;
 use super::local;
 
 /// How long the next rest is waited for.
-const LONGEST_STEP: Duration = Duration::from_secs(20);
+pub(super) const LONGEST_STEP: Duration = Duration::from_secs(20);
 
 /// A vault is never made over another.
 ///
@@ -78,7 +78,8 @@ impl Making {
     /// One sentence with the remedy; then nothing was changed.
     pub(super) fn begin(dir: &Path) -> anyhow::Result<Self> {
         refuse_a_vault(dir)?;
-        let fresh = !dir.exists();
+        let wanted = std::path::absolute(dir)?;
+        let fresh: Vec<_> = wanted.ancestors().take_while(|it| !it.exists()).map(Path::to_path_buf).collect();
         keyfile::create_folder(dir)?;
         let dir = dir.canonicalize().with_context(|| format!("The folder {} cannot be used", dir.display()))?;
         let settings = Settings::in_folder(&dir);
@@ -95,14 +96,12 @@ impl Making {
         }
         vault::refuse_parts(&settings.storage.data_dir, &keys).map_err(anyhow::Error::msg)?;
         let below = [settings.storage.data_dir.clone(), dir.join("keys")].into_iter().filter(|it| !it.exists());
-        let folders = below.chain(fresh.then(|| dir.clone())).collect();
+        let folders = below.chain(fresh.iter().cloned()).collect();
         let undo = Undo { settings: settings.clone(), file: dir.join("phivault.toml"), mark, folders };
         let stage = Arc::default();
         undo_when_told_to_end(undo.clone(), Arc::clone(&stage))?;
         keyfile::create_private(&undo.mark, b"A vault is being made here.\n").inspect_err(|_| {
-            if fresh {
-                drop(std::fs::remove_dir(&dir));
-            }
+            fresh.iter().for_each(|it| drop(std::fs::remove_dir(it)));
         })?;
         // Another command may have come to its end between the first look and the mark.
         let looked = refuse_a_vault(&dir)
@@ -148,17 +147,25 @@ impl Making {
 /// Does something, and ends, when Ctrl-C, SIGTERM or the end of the terminal comes; from when this returns.
 pub(super) fn when_told_to_end(then: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut end, mut hangup) = runtime.block_on(async {
-        let [interrupt, end, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        std::io::Result::Ok((signal(interrupt)?, signal(end)?, signal(hangup)?))
+    // Under nohup it outlives its terminal.
+    let third = if ignores_hangup() { SignalKind::terminate() } else { SignalKind::hangup() };
+    let (mut interrupt, mut end, mut third) = runtime.block_on(async {
+        std::io::Result::Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(third)?))
     })?;
     std::thread::spawn(move || {
         runtime.block_on(async {
-            tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {}, _ = hangup.recv() => {} }
+            tokio::select! { _ = interrupt.recv() => {}, _ = end.recv() => {}, _ = third.recv() => {} }
         });
         then();
     });
     Ok(())
+}
+
+/// proc_pid_status(5): the mask of ignored signals, of which SIGHUP is the first.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|it| it.strip_prefix("SigIgn:"));
+    mask.and_then(|it| u64::from_str_radix(it.trim(), 16).ok()).is_some_and(|it| it & 1 == 1)
 }
 
 /// Takes back what was made.

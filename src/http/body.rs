@@ -94,7 +94,10 @@ pub(super) async fn read_within(
 pub(super) async fn skip(api: &Api, request: &HttpRequest, mut payload: Payload) {
     if declared(request).is_some_and(|length| length <= FIRST_ROOM) {
         let rest = async {
-            while std::future::poll_fn(|context| Pin::new(&mut payload).poll_next(context)).await.is_some() {}
+            while std::future::poll_fn(|context| Pin::new(&mut payload).poll_next(context))
+                .await
+                .is_some_and(|it| it.is_ok())
+            {}
         };
         // Whether it came whole or not, the answer is the same.
         drop(tokio::time::timeout(api.body_deadline(), rest).await);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -16,6 +17,8 @@ struct Counts {
     /// They speak for many.
     proxies: Vec<IpNet>,
     open: Mutex<HashMap<IpAddr, usize>>,
+    /// When it was last said that one has as many as it may.
+    told: Mutex<Option<Instant>>,
 }
 
 /// A connection that is counted until this is dropped.
@@ -24,7 +27,12 @@ pub(super) struct Counted(Option<(Crowd, IpAddr)>);
 impl Crowd {
     /// One network has at most half of all connections; a proxy may have all.
     pub(super) fn new(connections: usize, proxies: &[IpNet]) -> Self {
-        Self(Arc::new(Counts { most: connections.div_ceil(2), proxies: proxies.to_vec(), open: Mutex::default() }))
+        Self(Arc::new(Counts {
+            most: connections.div_ceil(2),
+            proxies: proxies.to_vec(),
+            open: Mutex::default(),
+            told: Mutex::default(),
+        }))
     }
 
     /// Counts a connection. None if its network has as many as it may.
@@ -36,13 +44,21 @@ impl Crowd {
         let (network, mut open) = (network(address), self.0.open.lock().unwrap_or_else(PoisonError::into_inner));
         let count = open.entry(network).or_default();
         if *count >= self.0.most {
+            self.tell(network);
             return None;
         }
         *count += 1;
-        if *count == self.0.most {
+        Some(Counted(Some((self.clone(), network))))
+    }
+}
+
+impl Crowd {
+    fn tell(&self, network: IpAddr) {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|it| it.elapsed() > Duration::from_secs(60)) {
+            *told = Some(Instant::now());
             tracing::warn!(%network, "one network has half of all connections and gets no more; if it is a proxy, name it in server.trusted_proxies");
         }
-        Some(Counted(Some((self.clone(), network))))
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) struct EntryPage {
     (status = 200, description = "It was in before, with the same content.", body = Submitted),
     (status = 400, description = "The JSON or a parameter is wrong.", body = Problem), (status = 401, body = Problem, description = "The token is not valid."),
     (status = 403, body = Problem, description = "Only a submitter may."), (status = 408, body = Problem, description = "The body came too slowly."),
-    (status = 409, body = Problem, description = "The id was used before with other content."),
+    (status = 409, body = Problem, description = "The id was used before with other content, or its entry was erased by order since (entry_gone)."),
     (status = 413, body = Problem, description = "The body is too large."), (status = 415, body = Problem, description = "The body is not JSON."),
     (status = 422, body = Problem, description = "Something in it is not acceptable; errors says all of it."),
     (status = 503, body = Problem, description = "The vault is busy; send the same again.")))]
@@ -151,7 +151,7 @@ pub(super) async fn submit(
     (status = 200, description = "What became of each line.", body = BatchResult),
     (status = 400, description = "The JSON is malformed.", body = Problem), (status = 401, body = Problem, description = "The token is not valid."),
     (status = 403, body = Problem, description = "Only a submitter may."), (status = 408, body = Problem, description = "The body came too slowly."),
-    (status = 409, body = Problem, description = "An id was used before with other content; nothing was stored."),
+    (status = 409, body = Problem, description = "An id was used before with other content, or its entry was erased by order since (entry_gone); nothing was stored."),
     (status = 413, body = Problem, description = "Too many bytes or lines."), (status = 415, body = Problem, description = "The body is neither NDJSON nor JSON."),
     (status = 422, body = Problem, description = "A line is not acceptable; nothing was stored."),
     (status = 503, body = Problem, description = "The vault is busy; send the same again.")))]

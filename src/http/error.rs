@@ -136,7 +136,7 @@ fn told(error: &VaultError) -> (StatusCode, &'static str, &'static str) {
         ),
         VaultError::NotFound => (404, "not_found", "There is nothing of that id here."),
         VaultError::Invalid(_) => (422, "invalid", "The input is not acceptable."),
-        VaultError::Conflict(issues) if issues.iter().all(|it| it.code == "entry_gone") => (
+        VaultError::Conflict(issues) if issues.iter().any(|it| it.code == "entry_gone") => (
             409,
             "entry_gone",
             "The entry is in the vault, and its values were disposed of or erased by order. Do not send it again, under no other id either.",

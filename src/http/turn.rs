@@ -52,7 +52,7 @@ struct State {
 
 struct Share {
     held: usize,
-    /// When it had a turn last, as a number of `given`.
+    /// When it came or had a turn last, as a number of `given`.
     served: u64,
     queue: VecDeque<oneshot::Sender<Turn>>,
     /// When nobody waited last.
@@ -86,8 +86,12 @@ impl Turns {
             let mut state = self.0.state();
             let share = match state.tokens.get_mut(token) {
                 Some(share) => share,
-                None => state.tokens.entry(token.to_owned()).or_insert_with(Share::new),
+                None => {
+                    let given = state.given;
+                    state.tokens.entry(token.to_owned()).or_insert_with(|| Share::new(given))
+                }
             };
+            share.queue.retain(|it| !it.is_closed());
             if share.queue.is_empty() {
                 share.calm = Instant::now();
             }
@@ -121,7 +125,7 @@ impl Desk {
         }
     }
 
-    /// The first in the queue of the token that has fewest turns, and among those had its last one longest ago.
+    /// The first in the queue of the token that has fewest turns, and among those came, or had its last one, longest ago.
     fn next(&self) -> Option<(String, oneshot::Sender<Turn>)> {
         let mut state = self.state();
         state.tokens.retain(|_, share| {
@@ -166,14 +170,14 @@ impl State {
 }
 
 impl Share {
-    fn new() -> Self {
-        Self { held: 0, served: 0, queue: VecDeque::new(), calm: Instant::now(), pressed: None }
+    fn new(given: u64) -> Self {
+        Self { held: 0, served: given, queue: VecDeque::new(), calm: Instant::now(), pressed: None }
     }
 
     /// Whether nobody else may wait. In an overload few may, just so many that the next turn is taken at once.
     fn is_full(&mut self, desk: &Desk) -> bool {
         let most = if desk.patience.is_none() && self.is_overload() {
-            self.held.div_ceil(2).min(desk.waiting)
+            self.held.div_ceil(2).clamp(1, desk.waiting)
         } else {
             desk.waiting
         };

@@ -144,6 +144,7 @@ impl Vault {
                     Some(&earlier) => match (&checked[earlier], &plan[earlier]) {
                         (Ok(other), Planned::Fresh(n)) if same(other, draft) => Planned::SameAsLine(*n),
                         (Ok(other), Planned::Same(receipt)) if same(other, draft) => Planned::Same(receipt.clone()),
+                        (_, Planned::Refused(issues, true)) => Planned::Refused(issues.clone(), true),
                         _ => Planned::Refused(vec![conflict()], true),
                     },
                     None => match self.known(draft)? {

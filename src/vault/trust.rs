@@ -231,7 +231,7 @@ pub(super) fn check_tail(
     })?;
     if restored && opened == 0 && (foreign.is_some() || !damaged.is_empty()) {
         return Err(OpenError::Distrust(
-            "The keyring is another vault's: it opens none of the newest entries. Give the newest keyring of the vault that the backup is of.".into(),
+            "The keyring opens none of the newest entries: it is another vault's, or they were altered. Give the newest keyring of the vault that the backup is of.".into(),
         ));
     }
     if let Some(sequence) = foreign {

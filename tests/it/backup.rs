@@ -181,7 +181,7 @@ async fn a_backup_that_is_not_whole_and_a_restore_that_would_overwrite_are_refus
     let blind = std::env::var("PHIVAULT_TEST_BLIND").is_ok_and(|it| it == "1");
     let more: &[(&str, &Path)] = if blind { &[("", Path::new("--blind"))] } else { &[] };
     let said = there.restore(2, &app, "backup", "b", more);
-    assert!(said.contains("keyring is another vault's") && !there.path("b").exists(), "{said}");
+    assert!(said.contains("it is another vault's") && !there.path("b").exists(), "{said}");
     std::fs::copy(app.dir().join("keys/keyring"), there.path("keyring")).unwrap();
     let said = there.restore(0, &app, "backup", "c", more);
     assert!(said.contains("whether entries are missing is not known"), "{said}");

@@ -119,6 +119,15 @@ fn of_two_who_make_a_vault_in_one_place_at_once_one_does_and_the_other_changes_n
     }
 }
 
+#[test]
+fn what_cannot_be_made_leaves_no_folder_on_the_way_to_it() {
+    let site = Site::new();
+    let mut init = site.init(&site.place("a/b/c"));
+    let output = init.args(["--name", "no name"]).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("ledger name"), "{}", text(&output));
+    assert!(!site.place("a").exists());
+}
+
 /// Starts a command and sends it a signal as soon as a file or folder is there that it makes; how it ended.
 fn broken_off(mut command: Command, mark: &Path, signal: Signal) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
