@@ -36,6 +36,11 @@ not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503"]
 include-path = "/v1/entries/batch"
 # With partial=true a bad line is refused by its own result, inside an answer of 200.
 checks.negative_data_rejection.expected-statuses = ["200", "400", "401", "403", "409", "415", "422", "503"]
+
+[[operations]]
+include-path = "/v1/login"
+# After some failures under one name it waits (429, with Retry-After).
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "415", "422", "429", "503"]
 TOML
 
 cat >hooks.py <<'PYTHON'

@@ -260,7 +260,7 @@ async fn a_signing_key_or_lock_that_is_not_the_right_one_is_refused_and_left_alo
             put(dir, SIGNING, &other_key)
         }),
         damage("signing key open to others", &[SIGNING, "chmod 600"], open_to_all(SIGNING)),
-        damage("lock missing", &[LOCK, "missing", "backup"], gone(LOCK)),
+        damage("lock missing", &[LOCK, "missing", "newest signed checkpoint"], gone(LOCK)),
         damage("lock empty", &["lock", "put the right ones back"], |dir| put(dir, LOCK, "")),
         damage("lock cut", &["lock", "put the right ones back"], |dir| {
             change(dir, LOCK, |it| it.truncate(it.len() / 2))
