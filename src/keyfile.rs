@@ -351,7 +351,14 @@ impl LockFile {
 
 /// Keeps a second process off the same data. Held while it lives.
 pub struct ProcessLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for ProcessLock {
+    fn drop(&mut self) {
+        // Closing would not do: a child that is being started holds a copy until it runs its program.
+        drop(rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock));
+    }
 }
 
 impl ProcessLock {
@@ -374,7 +381,7 @@ impl ProcessLock {
         }
         let write = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         write.map_err(|error| FileError::new(format!("{shown} cannot be written: {error}.")))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -421,7 +428,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = ProcessLock::take(folder.path()).unwrap();
         assert!(ProcessLock::take(folder.path()).err().unwrap().to_string().contains("Stop it first"));
+        let copy = held.file.try_clone().unwrap();
         drop(held);
         ProcessLock::take(folder.path()).unwrap();
+        drop(copy);
     }
 }
