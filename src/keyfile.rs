@@ -357,7 +357,7 @@ pub struct ProcessLock {
 impl Drop for ProcessLock {
     fn drop(&mut self) {
         // Closing would not do: a child that is being started holds a copy until it runs its program.
-        drop(rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock));
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
     }
 }
 
