@@ -5,6 +5,7 @@
  *   FAULT_KIND   eio, enospc, or short (half of a write is done, then the next fails with ENOSPC)
  *   FAULT_EVER   1: every such call from then on fails too
  *   FAULT_COUNT  a file that the number of calls is written to when the process ends
+ *   FAULT_MADE   a file that is there once a call has failed
  *
  * Only files below FAULT_UNDER count. Nothing else of the process is touched. */
 #define _GNU_SOURCE
@@ -43,11 +44,21 @@ static int ours(int fd) {
     return below(path);
 }
 
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+static void made(void) {
+    const char *path = getenv("FAULT_MADE");
+    int saved = errno, fd = path ? NEXT(open)(path, O_CREAT | O_WRONLY, 0600) : -1;
+    if (fd >= 0) close(fd);
+    errno = saved;
+}
+
 /* Whether this call fails. */
 static int fails(void) {
     long n = atomic_fetch_add(&calls, 1) + 1;
     const char *at = getenv("FAULT_AT"), *ever = getenv("FAULT_EVER");
     long wanted = at ? atol(at) : 0;
+    if (wanted && n == wanted) made();
     return wanted && (n == wanted || (n > wanted && ever && *ever == '1'));
 }
 
@@ -70,8 +81,6 @@ __attribute__((destructor)) static void told(void) {
         fclose(file);
     }
 }
-
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 /* A write may be shortened once; what is left of it then fails. */
 #define WRITING(name, signature, arguments, shortened)                                                                   \
