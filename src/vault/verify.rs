@@ -184,7 +184,14 @@ pub fn verify(asked: VerifyAsked<'_>) -> Result<Report, String> {
         }
         Err(error) => return Err(error.to_string()),
     };
-    let size = reader.freeze().and_then(|()| reader.size()).map_err(|error| error.to_string())?;
+    let size = match reader.freeze().and_then(|()| reader.size()) {
+        Ok(size) => size,
+        Err(StoreError::Corrupt(what)) => {
+            join.findings.find("unreadable", None, "database", "readable rows", what);
+            return Ok(join.finish(0));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     match join.run(&database, &reader, size, keyring, asked.progress) {
         Ok(()) => {}
         Err(StoreError::Corrupt(what)) => join.findings.find("unreadable", None, "database", "readable rows", what),

@@ -17,6 +17,7 @@ use edits::{Raw, cell, copy, database, edit, put_data, settle, submitted};
 pub mod edits;
 mod flips;
 mod index;
+mod live;
 mod matrix;
 mod state;
 

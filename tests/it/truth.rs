@@ -69,9 +69,12 @@ async fn figures_of_entries_that_were_altered_while_the_vault_ran_do_not_pass() 
     let swap = |from: &str, to: &str| {
         let sql =
             "UPDATE entry SET meta = CAST(replace(meta, ?1, ?2) AS BLOB) WHERE sequence % 3 = 0 AND instr(meta, ?1)";
+        // Whoever leaves the schema's number changed ends the vault with its next entry.
+        let number: i64 = db.query_row("PRAGMA schema_version", [], |row| row.get(0)).unwrap();
         db.execute_batch("DROP TRIGGER entry_keeps_its_content").unwrap();
         assert!(db.execute(sql, [from, to]).unwrap() > 5);
         db.execute_batch(&guard).unwrap();
+        db.pragma_update(None, "schema_version", number).unwrap();
     };
     swap("dr_evil", "dr_goof");
     let lie = make(&app, &json!({"report": "access", "actor": "dr_goof", "reason": {"code": "HCOMPL"}})).await;

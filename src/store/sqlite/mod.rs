@@ -18,6 +18,7 @@ mod audit;
 mod chunk;
 mod closed;
 mod filter;
+mod guard;
 mod index;
 mod open;
 mod pool;
@@ -40,6 +41,7 @@ struct Shared {
     path: PathBuf,
     size: AtomicU64,
     writer: Mutex<Connection>,
+    guard: guard::Guard,
     index: Index,
 }
 
@@ -58,9 +60,11 @@ impl SqliteStore {
     /// [`StoreError::Unsuitable`] says what is wrong and what to do.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let writer = open::writer(path)?;
+        let guard = guard::Guard::new(path, &writer)?;
         let size = read::size(&writer)?;
         let index = Index::load(&writer, size)?;
-        let shared = Shared { path: path.to_owned(), size: AtomicU64::new(size), writer: Mutex::new(writer), index };
+        let size = AtomicU64::new(size);
+        let shared = Shared { path: path.to_owned(), size, writer: Mutex::new(writer), guard, index };
         Ok(Self { shared: Arc::new(shared), readers: pool::Pool::new(path, READERS) })
     }
 
@@ -110,6 +114,12 @@ impl Store for SqliteStore {
         // synced. Pieces of a closed segment's index ride along, so that closing one never makes a writer wait for long.
         let transaction =
             writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(unavailable)?;
+        if let Err(error) = self.shared.guard.check(&transaction) {
+            drop(transaction);
+            // A log that was removed is still open here, and nowhere else is what was acknowledged last.
+            let _saved = open::empty_log(&writer);
+            return Err(error);
+        }
         insert(&transaction, batch)?;
         let written = self.shared.index.write_pending(&transaction)?;
         transaction.commit().map_err(unavailable)?;
@@ -333,22 +343,30 @@ fn insert(connection: &Connection, batch: &Batch<'_>) -> Result<(), StoreError> 
             row.leaf.as_bytes(),
             row.sealed
         ];
-        entry.execute(values).map_err(unavailable)?;
+        one(entry.execute(values))?;
     }
     for tile in batch.tiles {
         let hashes: Vec<u8> = tile.hashes.iter().flat_map(|hash| hash.0).collect();
         let mut insert = connection
             .prepare_cached("INSERT INTO tile (level, n, hashes) VALUES (?1, ?2, ?3)")
             .map_err(unavailable)?;
-        insert.execute(params![tile.level, signed(tile.index), hashes]).map_err(unavailable)?;
+        one(insert.execute(params![tile.level, signed(tile.index), hashes]))?;
     }
     for row in batch.state {
         let sql = "INSERT INTO state (kind, id, body, tag) VALUES (?1, ?2, ?3, ?4) \
                    ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body, tag = excluded.tag";
         let mut put = connection.prepare_cached(sql).map_err(unavailable)?;
-        put.execute(params![row.kind, row.id, row.body, row.tag]).map_err(unavailable)?;
+        one(put.execute(params![row.kind, row.id, row.body, row.tag]))?;
     }
     reseal(connection, batch)
+}
+
+/// That a row went in: SQLite also calls it done when a trigger left it out.
+fn one(done: rusqlite::Result<usize>) -> Result<(), StoreError> {
+    match done.map_err(unavailable)? {
+        1 => Ok(()),
+        _ => Err(StoreError::Corrupt("the database left out a row that was to be written".into())),
+    }
 }
 
 /// Replaces sealed records, and counts them under their keys.
@@ -364,7 +382,7 @@ fn reseal(connection: &Connection, batch: &Batch<'_>) -> Result<(), StoreError> 
                ON CONFLICT (segment, version, bucket) DO UPDATE SET entries = entries + excluded.entries";
     let mut count = connection.prepare_cached(sql).map_err(unavailable)?;
     for it in batch.usage {
-        count.execute(params![signed(it.segment), it.version, it.bucket, it.entries]).map_err(unavailable)?;
+        one(count.execute(params![signed(it.segment), it.version, it.bucket, it.entries]))?;
     }
     let mut none =
         connection.prepare_cached("DELETE FROM usage WHERE segment = ?1 AND entries = 0").map_err(unavailable)?;

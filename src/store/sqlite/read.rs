@@ -10,11 +10,21 @@ use super::super::{Row, StateRow, StoreError, Usage};
 use super::{signed, unavailable};
 
 const COLUMNS: &str = "sequence, meta, received_at, patient_previous, patient_number, commitment, leaf, sealed";
+/// Fewer bytes than any entry takes: leaf and commitment alone are half of it.
+const LEAST_BYTES: u64 = 128;
 /// Rows of one statement of a scan. Short statements let the writer's checkpoints pass.
 pub(super) const SCAN_ROWS: u64 = 2_048;
 
+/// The number of entries, if the file can hold so many: a single row planted far beyond the end would make everything that goes from
+/// position to position run for ever.
 pub(super) fn size(connection: &Connection) -> Result<u64, StoreError> {
-    count(connection, "SELECT coalesce(max(sequence) + 1, 0) FROM entry")
+    let size = count(connection, "SELECT coalesce(max(sequence) + 1, 0) FROM entry")?;
+    let pages = count(connection, "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")?;
+    if size > pages / LEAST_BYTES {
+        let what = format!("an entry stands at position {}, where a database of {pages} bytes cannot reach", size - 1);
+        return Err(StoreError::Corrupt(what));
+    }
+    Ok(size)
 }
 
 pub(super) fn count(connection: &Connection, sql: &str) -> Result<u64, StoreError> {
