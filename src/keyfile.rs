@@ -52,6 +52,11 @@ impl KeyPaths {
         self.signing_key.with_extension("vkey")
     }
 
+    /// The public keys of before, a line each: what was signed in their time is checked with them.
+    pub fn old_verifier_keys(&self) -> PathBuf {
+        self.signing_key.with_extension("vkey.old")
+    }
+
     /// Where the next signing key stands between its writing and the entry that announces it.
     pub fn next_signing_key(&self) -> PathBuf {
         self.signing_key.with_extension("next")
@@ -65,7 +70,8 @@ impl KeyPaths {
     /// Every file that may stand beside these or in their place.
     pub fn all(&self) -> Vec<PathBuf> {
         let mut all = vec![self.verifier_key(), self.next_keyring(), self.next_signing_key()];
-        let replaced = [&self.keyring, &self.signing_key, &self.lock];
+        let old = self.old_verifier_keys();
+        let replaced = [&self.keyring, &self.signing_key, &self.lock, &old];
         all.extend(replaced.into_iter().flat_map(|it| [it.clone(), it.with_extension("tmp")]));
         all
     }
@@ -243,13 +249,46 @@ pub fn read_signing_key(path: &Path) -> Result<NoteSigner, FileError> {
     })
 }
 
-/// Puts the next signing key and its public half in place of the current ones.
+/// Puts the next signing key and its public half in place of the current ones; the public half of before is kept.
 ///
 /// # Errors
 /// [`FileError`].
 pub fn place_signing_key(paths: &KeyPaths, key: &VerifierKey) -> Result<(), FileError> {
+    // A start after a crash may find the new one in its place already.
+    if let Ok(before) = read_verifier_key(&paths.verifier_key())
+        && before != *key
+    {
+        keep_verifier_key(paths, &before)?;
+    }
     replace_private(&paths.verifier_key(), format!("{key}\n").as_bytes())?;
     rename(&paths.next_signing_key(), &paths.signing_key)
+}
+
+/// Writes the public key where it is missing, as after the keys were moved without it.
+///
+/// # Errors
+/// [`FileError`].
+pub fn put_back_verifier_key(paths: &KeyPaths, key: &VerifierKey) -> Result<(), FileError> {
+    let path = paths.verifier_key();
+    if path.exists() { Ok(()) } else { replace_private(&path, format!("{key}\n").as_bytes()) }
+}
+
+/// Adds a public key to those of before.
+///
+/// # Errors
+/// [`FileError`].
+pub fn keep_verifier_key(paths: &KeyPaths, key: &VerifierKey) -> Result<(), FileError> {
+    let path = paths.old_verifier_keys();
+    let kept = match std::fs::read_to_string(&path) {
+        Ok(kept) => kept,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(FileError::new(format!("{} cannot be read: {error}", path.display()))),
+    };
+    let line = key.to_string();
+    if kept.lines().any(|it| it == line) {
+        return Ok(());
+    }
+    replace_private(&path, format!("{kept}{line}\n").as_bytes())
 }
 
 /// The public key, for verifying.

@@ -231,7 +231,7 @@ fn unpack(
         bar.set_length(all);
         bar.set_position(done);
     };
-    let newer_key = args.vkey.as_deref().map(super::receipt::key).transpose()?;
+    let newer_key = args.vkey.as_deref().map(super::receipt::one_key).transpose()?;
     let asked = RestoreAsked {
         newer_key,
         backup,

@@ -12,7 +12,10 @@ use crate::vault::{verify_disclosure, verify_trail};
 
 use super::client::terminal::{self, escape};
 use super::client::{Client, ConnectArgs};
-use super::receipt::{Trust, read};
+use super::receipt::{Trust, read, read_up_to};
+
+/// The largest trail or disclosure that is checked, in bytes: a thousand entries with the longest metadata.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Write some values of one entry to a file that proves them, for a court or an auditor outside (needs the role officer)
 ///
@@ -53,7 +56,7 @@ pub struct TrailArgs {
     #[arg(long, value_name = "FILE")]
     patient_file: PathBuf,
 
-    /// Only entries before this position, as the part before it said
+    /// Where to go on: the position that the part before it named
     #[arg(long, value_name = "NUMBER")]
     before: Option<u64>,
 
@@ -155,7 +158,7 @@ fn save(path: &Path, answer: &Value) -> anyhow::Result<()> {
 /// A sentence when nothing could be told.
 pub fn check_disclosure(args: &VerifyDisclosureArgs) -> anyhow::Result<ExitCode> {
     let policy = args.trust.policy()?;
-    let verified = match verify_disclosure(&read(&args.file)?, &policy) {
+    let verified = match verify_disclosure(&read_up_to(&args.file, MAX_BYTES)?, &policy) {
         Ok(verified) => verified,
         Err(what) => return does_not_hold(&what, args.json),
     };
@@ -186,7 +189,7 @@ pub fn check_disclosure(args: &VerifyDisclosureArgs) -> anyhow::Result<ExitCode>
 /// A sentence when nothing could be told.
 pub fn check_trail(args: &VerifyTrailArgs) -> anyhow::Result<ExitCode> {
     let policy = args.trust.policy()?;
-    let verified = match verify_trail(&read(&args.file)?, &policy) {
+    let verified = match verify_trail(&read_up_to(&args.file, MAX_BYTES)?, &policy) {
         Ok(verified) => verified,
         Err(what) => return does_not_hold(&what, args.json),
     };
@@ -204,6 +207,12 @@ pub fn check_trail(args: &VerifyTrailArgs) -> anyhow::Result<ExitCode> {
         verified.entries,
         under(&verified.opened)
     )];
+    if let Some(next) = verified.goes_on_at {
+        lines.push(format!(
+            "This is a PART of the patient's trail: older entries stand in another file, from entry {next} on{}.",
+            if oldest == 1 { ", under an older form of the id" } else { "" }
+        ));
+    }
     let patient =
         verified.metas.first().and_then(|(_, meta)| meta.patient.as_ref()).map_or(String::new(), |it| it.id_text());
     lines.push(format!("The patient, as the entries name it: {}", escape(&patient)));

@@ -366,7 +366,7 @@ fn new_signing_key(rotated: &SigningRotated) -> String {
     format!(
         "{}\nsigns checkpoints from now on. Back up the signing key, and give this public key to auditors and witnesses;\n\
          put it into the policy of evidence.policy too, if there is one.\n\
-         {}\nstays valid for older checkpoints and receipts.",
+         {}\nstays valid for older checkpoints, receipts and reports; it is kept in signing.vkey.old beside the new one.",
         terminal::escape(verifier_key),
         terminal::escape(previous)
     )

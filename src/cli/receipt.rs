@@ -19,8 +19,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Check a receipt offline: that an entry is in the ledger, under a checkpoint that is trusted
 ///
-/// Needs no server, no keys and no vault: only the receipt (`GET /v1/entries/{id}/proof?format=text`, C2SP tlog-proof), whom to
-/// trust, and the leaf. The leaf hash stands in the answer to the submission; the whole leaf is `GET /v1/entries/{id}/leaf`.
+/// Needs no server, no keys and no vault: only the receipt (`GET /v1/entries/{id}/proof?format=text`, C2SP tlog-proof, or the
+/// answer to a submission with `?wait=proof`), whom to trust, and the leaf. The leaf hash stands in the answer to the submission; the whole leaf is `GET /v1/entries/{id}/leaf`.
 ///
 /// Exit code: 0 it holds, 1 it does not, 2 it could not be told.
 #[derive(clap::Args)]
@@ -44,9 +44,9 @@ pub struct Args {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Trust {
-    /// The ledger's public key: its text, or the file that holds it (keys/signing.vkey)
+    /// The ledger's public key: its text, or the file that holds it (keys/signing.vkey); several if it changed meanwhile
     #[arg(long, value_name = "KEY|FILE")]
-    vkey: Option<String>,
+    vkey: Vec<String>,
 
     /// A C2SP tlog-policy file: logs, witnesses, and how many of them must have cosigned
     #[arg(long, value_name = "FILE")]
@@ -71,8 +71,7 @@ impl Trust {
         if let Some(path) = &self.policy {
             return Policy::parse(&read(path)?).with_context(|| format!("{} cannot be used", path.display()));
         }
-        let text = self.vkey.as_deref().ok_or(anyhow!("give --vkey or --policy"))?;
-        Ok(Policy::of_log(key(text)?))
+        Ok(Policy::of_logs(keys(&self.vkey)?))
     }
 }
 
@@ -83,6 +82,21 @@ struct EntryFile {
     leaf_data: Option<String>,
 }
 
+/// A proof as the API answers it: by itself, or in the answer to a submission.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ProofFile {
+    Inside { proof: JsonProof },
+    Itself(JsonProof),
+}
+
+#[derive(Deserialize)]
+struct JsonProof {
+    index: u64,
+    hashes: Vec<String>,
+    checkpoint: String,
+}
+
 /// Does it.
 ///
 /// # Errors
@@ -90,13 +104,11 @@ struct EntryFile {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let policy = args.trust.policy()?;
     let (leaf, sequence) = leaf_of(&args.what)?;
-    let text = read(&args.receipt)?;
-    let result = match TlogProof::parse(&text) {
-        Ok(proof) if sequence.is_some_and(|it| it != proof.index) => {
-            Err(format!("the receipt is of entry {}, the file given of another", proof.index))
-        }
-        Ok(proof) => proof.verify(&leaf, &policy).map(|opened| (opened, proof.index)).map_err(|it| told(&it)),
-        Err(error) => Err(error.to_string()),
+    let proof = receipt(&args.receipt)?;
+    let result = if sequence.is_some_and(|it| it != proof.index) {
+        Err(format!("the receipt is of entry {}, the file given of another", proof.index))
+    } else {
+        proof.verify(&leaf, &policy).map(|opened| (opened, proof.index)).map_err(|it| told(&it))
     };
     let (code, shown) = match result {
         Ok((opened, index)) => (0, holds(&opened, index, args.json)?),
@@ -107,6 +119,27 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// A receipt: a tlog-proof, or the proof in an answer of the vault. One that does not read is not said not to hold.
+fn receipt(path: &Path) -> anyhow::Result<TlogProof> {
+    let text = plain(&read(path)?);
+    let proof = match serde_json::from_str(&text) {
+        Ok(ProofFile::Inside { proof }) => proof.receipt(),
+        Ok(ProofFile::Itself(proof)) => proof.receipt(),
+        Err(_) => TlogProof::parse(&text).map_err(|error| error.to_string()),
+    };
+    proof.map_err(|what| {
+        anyhow!("{} is not a receipt as the vault writes it: {what}. Fetch it once more.", path.display())
+    })
+}
+
+impl JsonProof {
+    fn receipt(self) -> Result<TlogProof, String> {
+        let hashes: Option<Vec<_>> = self.hashes.iter().map(|it| Hash::from_hex(it)).collect();
+        let hashes = hashes.ok_or("a hash is not 64 hex digits")?;
+        Ok(TlogProof { extra: None, index: self.index, hashes, checkpoint: self.checkpoint })
+    }
+}
+
 /// Why a receipt does not hold, with what most often is behind it.
 fn told(error: &ReceiptError) -> String {
     let unsigned = |note: &NoteError| matches!(note, NoteError::NoTrustedSignature);
@@ -115,7 +148,8 @@ fn told(error: &ReceiptError) -> String {
             if unsigned(note) =>
         {
             format!(
-                "{error}. If the ledger changed its signing key meanwhile, give the public key of that time (or of now)"
+                "{error}. If the ledger changed its signing key meanwhile, give the public key of that time (or of now) as well: \
+                 --vkey may be given several times, and the vault keeps those of before in signing.vkey.old"
             )
         }
         _ => error.to_string(),
@@ -159,23 +193,62 @@ fn leaf_of(what: &What) -> anyhow::Result<(Hash, Option<u64>)> {
     }
 }
 
-/// A public key by its text, or by the file that holds it.
-pub(super) fn key(text: &str) -> anyhow::Result<VerifierKey> {
-    if let Ok(key) = VerifierKey::parse(text) {
-        return Ok(key);
+/// Public keys, each by its text or by a file that holds some, a line each; none twice.
+pub(super) fn keys(given: &[String]) -> anyhow::Result<Vec<VerifierKey>> {
+    let mut keys = Vec::new();
+    for text in given {
+        match VerifierKey::parse(text.trim()) {
+            Ok(key) => keys.push(key),
+            // Its text has two of them; hardly a file's name.
+            Err(error) if text.matches('+').count() > 1 && !Path::new(text).exists() => {
+                return Err(error).context("--vkey is no public key");
+            }
+            Err(_) => {
+                let file = plain(&read(Path::new(text))?);
+                for line in file.lines().map(str::trim).filter(|it| !it.is_empty()) {
+                    keys.push(VerifierKey::parse(line).with_context(|| format!("{text} holds no public key"))?);
+                }
+            }
+        }
     }
-    VerifierKey::parse(read(Path::new(text))?.trim_end_matches('\n'))
-        .with_context(|| format!("{text} holds no public key"))
+    let mut seen = Vec::new();
+    keys.retain(|key| {
+        !seen.contains(key) && {
+            seen.push(key.clone());
+            true
+        }
+    });
+    if keys.is_empty() { bail!("no public key was given: name one by --vkey, or a --policy") } else { Ok(keys) }
+}
+
+/// One public key by its text, or by the file that holds it.
+pub(super) fn one_key(text: &str) -> anyhow::Result<VerifierKey> {
+    let mut keys = keys(&[text.to_owned()])?;
+    match (keys.pop(), keys.is_empty()) {
+        (Some(key), true) => Ok(key),
+        _ => bail!("{text} holds more than one public key: give the newest alone"),
+    }
+}
+
+/// A text as it was before a mail program or an editor gave it a byte order mark, other line ends, or blank lines around it.
+fn plain(text: &str) -> String {
+    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+    format!("{}\n", text.trim_matches('\n'))
 }
 
 /// Reads a small text file.
 pub(super) fn read(path: &Path) -> anyhow::Result<String> {
+    read_up_to(path, MAX_FILE_BYTES)
+}
+
+/// Reads a text file of at most so many bytes.
+pub(super) fn read_up_to(path: &Path, most: u64) -> anyhow::Result<String> {
     use std::io::Read;
     let shown = path.display();
     let file = std::fs::File::open(path).with_context(|| format!("{shown} cannot be read"))?;
     let mut text = String::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).with_context(|| format!("{shown} does not hold text"))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
+    file.take(most + 1).read_to_string(&mut text).with_context(|| format!("{shown} does not hold text"))?;
+    if text.len() as u64 > most {
         bail!("{shown} is larger than such a file can be");
     }
     Ok(text)

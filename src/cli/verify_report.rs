@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 
 use super::client::terminal;
-use super::receipt::{key, read};
+use super::receipt::{keys, read};
 use crate::vault::check_report;
 
 /// The largest file that is checked, in bytes.
@@ -14,8 +14,8 @@ const MAX_BYTES: u64 = 256 << 20;
 
 /// Check a report's file offline against its signed manifest
 ///
-/// Needs no server and no keys but the ledger's public one. With a copy of the database (a backup, or the folder of a stopped vault)
-/// it also reads every entry and tells whether the report was made of all that belong into it.
+/// Needs no server and no keys but the ledger's public one. With a copy of the database (the folder of a stopped vault, or of one
+/// that was restored from a backup) it also reads every entry and tells whether the report was made of all that belong into it.
 ///
 /// Exit code: 0 all of it holds, 1 something does not, 2 something could not be told.
 #[derive(clap::Args)]
@@ -29,8 +29,11 @@ pub struct Args {
     manifest: Option<PathBuf>,
 
     /// The ledger's public key: its text, or the file that holds it (keys/signing.vkey)
-    #[arg(long, value_name = "KEY|FILE")]
-    vkey: String,
+    ///
+    /// May be given several times: after a change of the signing key, or a restore, a report is signed by the key of its day, and
+    /// when it is fetched again, by that of today. The vault keeps those of before in keys/signing.vkey.old.
+    #[arg(long, value_name = "KEY|FILE", required = true)]
+    vkey: Vec<String>,
 
     /// The folder of a vault whose database holds the entries
     #[arg(long, value_name = "DIR")]
@@ -59,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     });
     let data = args.dir.as_ref().map(|it| it.join("data"));
     let checked =
-        check_report(&file, &read(&manifest)?, &key(&args.vkey)?, data.as_deref()).map_err(|it| anyhow!(it))?;
+        check_report(&file, &read(&manifest)?, &keys(&args.vkey)?, data.as_deref()).map_err(|it| anyhow!(it))?;
     if args.json {
         terminal::print(&terminal::json(&checked)?)?;
     } else {

@@ -77,9 +77,9 @@ pub struct Opened {
 }
 
 impl Policy {
-    /// Trusts one log and asks for no witness.
-    pub fn of_log(log: VerifierKey) -> Self {
-        Self { logs: vec![log], witnesses: Vec::new(), groups: Vec::new(), quorum: None }
+    /// Trusts these keys of logs and asks for no witness.
+    pub fn of_logs(logs: Vec<VerifierKey>) -> Self {
+        Self { logs, witnesses: Vec::new(), groups: Vec::new(), quorum: None }
     }
 
     /// Reads a policy.
@@ -280,7 +280,7 @@ mod tests {
         for (groups, asks) in [("quorum none\n", false), ("quorum w0\n", true)] {
             assert_eq!(policy(groups).unwrap().asks_for_witnesses(), asks, "{groups}");
         }
-        assert!(!Policy::of_log(log().verifier_key().clone()).asks_for_witnesses());
+        assert!(!Policy::of_logs(vec![log().verifier_key().clone()]).asks_for_witnesses());
     }
 
     #[test]

@@ -109,7 +109,7 @@ mod tests {
         let head = Checkpoint { origin: "log.example/a".into(), size: 2, root, extensions: Vec::new() };
         let checkpoint = head.sign(&signer).unwrap();
         let proof = TlogProof { extra: None, index: 1, hashes: vec![other], checkpoint };
-        (proof, leaf, Policy::of_log(signer.verifier_key().clone()))
+        (proof, leaf, Policy::of_logs(vec![signer.verifier_key().clone()]))
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         assert!(TlogProof { index: 0, ..proof.clone() }.verify(&leaf, &policy).is_err());
         assert!(TlogProof { hashes: Vec::new(), ..proof.clone() }.verify(&leaf, &policy).is_err());
         let other = NoteSigner::from_seed("log.example/a", &[4; 32]).unwrap();
-        let other = Policy::of_log(other.verifier_key().clone());
+        let other = Policy::of_logs(vec![other.verifier_key().clone()]);
         assert!(matches!(proof.verify(&leaf, &other), Err(ReceiptError::Checkpoint(_))));
     }
 

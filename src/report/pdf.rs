@@ -1,5 +1,7 @@
 //! A report as PDF/A-2b, which archives take: fonts embedded, no script, the same bytes each time.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use chrono::{Datelike as _, Timelike as _};
@@ -81,6 +83,7 @@ impl Face {
 /// # Errors
 /// A sentence with what the standard does not allow.
 pub fn render(document: &Document) -> Result<Vec<u8>, String> {
+    let document = &*saying_what_is_missing(document);
     let configuration = ConfigurationBuilder::new().with_archival_validator(Archival::A2_B).finish();
     let configuration = configuration.map_err(|error| format!("{error:?}"))?;
     let mut file = File::new_with(SerializeSettings { configuration, ..SerializeSettings::default() });
@@ -103,6 +106,22 @@ pub fn render(document: &Document) -> Result<Vec<u8>, String> {
         page.finish();
     }
     file.finish().map_err(|error| format!("{error:?}"))
+}
+
+/// A name that cannot be read must not look as if it had been written so: which letters the fonts lack is said at the head.
+fn saying_what_is_missing(document: &Document) -> Cow<'_, Document> {
+    let text = serde_json::to_string(document).expect("a document is texts and numbers");
+    let letters: BTreeSet<char> = text.chars().filter(|c| !c.is_control()).collect();
+    let Some(first) = letters.into_iter().find(|c| Face::of(false).map.map(*c).is_none()) else {
+        return Cow::Borrowed(document);
+    };
+    let mut document = document.clone();
+    let what = format!(
+        "some letters, such as U+{:04X}, are not in the fonts of this file and stand as {MISSING}. The same report as HTML shows them.",
+        u32::from(first)
+    );
+    document.head.insert(0, ("ATTENTION".to_owned(), what));
+    Cow::Owned(document)
 }
 
 /// When it was made, to the second.

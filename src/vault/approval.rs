@@ -33,6 +33,8 @@ pub(super) const KIND: &str = "approval";
 const MAX_PENDING: usize = 100;
 /// The most requests that a vault keeps; decided ones stay, for they are evidence.
 const MAX_KEPT: usize = 20_000;
+/// The most that one administrator asks for in a day, so that nobody uses up what is kept.
+const MAX_A_DAY: usize = 100;
 
 /// What needs a second administrator.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -254,6 +256,7 @@ impl Vault {
         if approvals.len() >= MAX_KEPT {
             return Err(refused("", "too_many", format!("A vault keeps at most {MAX_KEPT} requests in its life.")));
         }
+        self.bounds.daily.one_more("operations", &caller.token_id, MAX_A_DAY)?;
         let approval = Approval {
             id: format!("apr-{}", hex::encode(crate::crypto::random::array::<8>())),
             request: operation,
@@ -395,7 +398,8 @@ impl Vault {
             Operation::IndexDestroy { version } => {
                 self.index_without(*version)?;
                 format!(
-                    "destroys blind index key {version}: entries of its time are not found by the patient's id any more"
+                    "destroys blind index key {version}: entries of its time are not found by the patient's id any more, and are \
+                     missing from every search, report and accounting of a patient from then on"
                 )
             }
             Operation::SlotPut { slot } => {

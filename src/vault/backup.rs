@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,7 +19,7 @@ use crate::crypto::random;
 use crate::domain::time::Timestamp;
 use crate::keyfile::{self, KeyPaths, LockFile};
 use crate::ledger::checkpoint::{Checkpoint, open as open_checkpoint};
-use crate::ledger::note::{NoteSigner, VerifierKey};
+use crate::ledger::note::{Note, NoteSigner, VerifierKey};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 
@@ -30,6 +31,8 @@ const DATABASE: &str = "vault.db";
 const CHECKPOINT: &str = "checkpoint";
 const VKEY: &str = "signing.vkey";
 const MANIFEST: &str = "manifest.json";
+/// A server that works signs what came in within a second.
+const SIGNED_WITHIN: Duration = Duration::from_secs(3);
 /// The largest of the small files in a backup, in bytes.
 const MAX_SMALL_BYTES: u64 = 1 << 20;
 
@@ -87,6 +90,20 @@ pub fn check_backup(backup: &Path) -> Result<Manifest, String> {
     if digest == manifest.database_sha256 { Ok(manifest) } else { Err(damaged()) }
 }
 
+/// The lock, once it covers what is in the database by now: a server signs within a second. What none covers a restore cannot prove.
+fn lock_over(data: &Path, keys: &KeyPaths) -> Result<String, String> {
+    let there = SqliteStore::reader(&database(data)).and_then(|it| it.size()).unwrap_or(0);
+    let began = Instant::now();
+    loop {
+        let note = LockFile::open(&keys.lock).map_err(|error| error.to_string())?.note();
+        let size = Note::parse(&note).ok().and_then(|it| Some(Checkpoint::parse(&it.text).ok()?.size));
+        if size.is_none_or(|it| it >= there) || began.elapsed() > SIGNED_WITHIN {
+            return Ok(note);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Makes a backup, also while a server runs, and verifies it without keys. The keyring is not in it: keys and data are never in
 /// one place.
 ///
@@ -102,7 +119,7 @@ pub fn back_up(
     refuse_old(out)?;
     refuse_beside(out, data)?;
     // The checkpoint comes first: what it covers is in the database that is copied after.
-    let note = LockFile::open(&keys.lock).map_err(|error| error.to_string())?.note();
+    let note = lock_over(data, keys)?;
     let key = keyfile::read_verifier_key(&keys.verifier_key()).map_err(|error| error.to_string())?;
     let work = Work::beside(out)?;
     SqliteStore::backup(&database(data), &database(&work.0)).map_err(|error| {
@@ -184,10 +201,13 @@ fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
     let own = open_checkpoint(&work.read(CHECKPOINT)?, key.name(), std::slice::from_ref(&key));
     let own = own.map_err(|error| format!("The checkpoint in the backup is not of its ledger: {error}."))?;
     let own_size = own.size;
+    if newer_key.as_ref().is_some_and(|it| it.name() != key.name()) {
+        return Err(format!("The public key given (--vkey) is not one of the ledger {}.", key.name()));
+    }
     let known = match &last_known {
         None => own,
         Some(note) => {
-            let keys: Vec<_> = newer_key.into_iter().chain([key.clone()]).collect();
+            let keys: Vec<_> = newer_key.iter().chain([&key]).cloned().collect();
             open_checkpoint(note, key.name(), &keys).map_err(|error| {
                 format!(
                     "The checkpoint given is not one of the ledger {} under the backup's key: {error}. If the signing key changed after the backup, give the newer public key too (--vkey).",
@@ -209,6 +229,9 @@ fn lay_out(asked: RestoreAsked<'_>) -> Result<Restored, String> {
     }
     std::fs::rename(work.path(DATABASE), &database).map_err(|error| format!("{}: {error}", database.display()))?;
     begin(keys, &text, &database, name)?;
+    for key in newer_key.iter().chain([&key]) {
+        keyfile::keep_verifier_key(keys, key).map_err(|error| error.to_string())?;
+    }
     let signed = if known.size <= report.entries { own_size.max(known.size) } else { own_size };
     let last_known = (known.size, known.root.to_string());
     Ok(Restored { origin: key.name().to_owned(), last_known, entries: report.entries, signed })

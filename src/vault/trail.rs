@@ -30,7 +30,7 @@ const MAX_ENTRIES: usize = 1_000;
 pub struct TrailIn {
     /// The patient.
     pub patient: Option<String>,
-    /// Only entries before this position; from `next` of the part before.
+    /// Where to go on: the position that the part before gave as `next`.
     pub before: Option<u64>,
 }
 
@@ -66,8 +66,7 @@ struct Claimed {
     format: String,
     checkpoint: String,
     entries: Vec<TrailEntry>,
-    #[serde(rename = "next")]
-    _next: Option<u64>,
+    next: Option<u64>,
 }
 
 /// A trail that holds.
@@ -79,6 +78,8 @@ pub struct VerifiedTrail {
     pub newest_number: u64,
     /// The number of the oldest one; 1 when it goes back to the beginning.
     pub oldest_number: u64,
+    /// Where another part goes on, as the file says; then this is not the whole trail.
+    pub goes_on_at: Option<u64>,
     /// The metadata, newest first.
     #[serde(skip)]
     pub metas: Vec<(u64, Meta)>,
@@ -184,6 +185,7 @@ pub fn verify_trail(text: &str, policy: &Policy) -> Result<VerifiedTrail, String
         entries: metas.len(),
         newest_number: number(first),
         oldest_number: number(last),
+        goes_on_at: claimed.next,
         metas,
         opened: opened.ok_or("this is no trail")?,
     })

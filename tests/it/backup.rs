@@ -114,6 +114,15 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
     assert_eq!(shown["changes"][0]["new"], "Hypertension, Type 2 Diabetes", "{shown:#}");
     let again = http.get(at(&made)).bearer_auth(&officer.token).send().await.unwrap().text().await.unwrap();
     assert_eq!(again, kept_report, "a report that was kept is made again to the same bytes");
+    let asked = json!({"report": "patient", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}});
+    let sent = http.post(at("/v1/reports")).bearer_auth(&officer.token).json(&asked);
+    let made: Value = sent.send().await.unwrap().json().await.unwrap();
+    let beyond = made["beyond"][0].as_str().unwrap();
+    let missing = format!("{} entries of that one, or more, are not here", old_size - restored);
+    assert!(beyond.contains(old_key.name()) && beyond.contains(&missing), "a new one says what is not here: {made:#}");
+    let path = at(&format!("/v1/reports/{}?format=html", made["id"].as_str().unwrap()));
+    let page = http.get(path).bearer_auth(&officer.token).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("NOT COVERED") && page.contains(&missing), "{page}");
     let gone = http.get(at(&format!("/v1/entries/{}", lost["id"].as_str().unwrap()))).bearer_auth(&officer.token);
     assert_eq!(gone.send().await.unwrap().status().as_u16(), 404);
     let sent = http.post(at("/v1/entries")).bearer_auth(&app.submitter().token).json(&entry());
@@ -124,6 +133,8 @@ async fn a_backup_made_while_it_serves_becomes_a_new_ledger_that_says_what_is_mi
     let leaf = kept["leaf_hash"].as_str().unwrap();
     run(0, &["verify-receipt", "--leaf", leaf, "--vkey", &old_key.to_string()], &[("", &there.path("receipt"))]);
     run(1, &["verify-receipt", "--leaf", leaf, "--vkey", &new_key.to_string()], &[("", &there.path("receipt"))]);
+    let (receipt, kept_keys) = (there.path("receipt"), new.join("keys/signing.vkey.old"));
+    run(0, &["verify-receipt", "--leaf", leaf], &[("", &receipt), ("--vkey", &kept_keys)]);
     let said = run(1, &["verify"], &[("--dir", &new), ("--since", &there.path("last"))]);
     assert!(said.contains("not_restored") && said.contains(old_key.name()), "{said}");
     // A receipt of one entry does not hold for another.
@@ -216,6 +227,12 @@ async fn a_backup_from_before_a_change_of_the_signing_key_is_held_against_a_chec
     app.finish();
 }
 
+/// The manifest of a report as JSON.
+async fn manifest(app: &App, report: &Value) -> String {
+    let path = format!("/v1/reports/{}/manifest?format=json", report["id"].as_str().unwrap());
+    app.officer().get(&path).await.json()["text"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn the_signing_key_changes_while_it_serves_and_old_evidence_stays_good() {
     let mut app = App::spawn().await;
@@ -224,6 +241,9 @@ async fn the_signing_key_changes_while_it_serves_and_old_evidence_stays_good() {
     let receipt = app.submitter().get(&format!("/v1/entries/{id}/proof?format=text")).await.text;
     let old_checkpoint = app.with_token("none").get("/checkpoint").await.text;
     let old = vkey(app.dir());
+    let asked = json!({"report": "access", "actor": "dr_smith", "reason": {"code": "HCOMPL"}});
+    let report = crate::reports::make(&app, &asked).await;
+    let early = manifest(&app, &report).await;
     assert_eq!(app.admin().post("/v1/keys/rotate-signing", &json!({})).await.status, 422, "it needs a reason");
     let answer = app.admin().post("/v1/keys/rotate-signing", &json!({"reason": {"code": "HSYSADMIN"}})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -246,6 +266,7 @@ async fn the_signing_key_changes_while_it_serves_and_old_evidence_stays_good() {
             .verify(std::slice::from_ref(&new))
             .is_ok()
     );
+    let (page, late) = (crate::reports::fetch(&app, &report, "json").await.text, manifest(&app, &report).await);
     app.stop();
     settle(app.dir());
     let folder = tempfile::tempdir().unwrap();
@@ -262,6 +283,23 @@ async fn the_signing_key_changes_while_it_serves_and_old_evidence_stays_good() {
         (&old, &newer, leaf(&after), 1),
     ] {
         run(code, &["verify-receipt", "--leaf", &leaf, "--vkey", &key.to_string()], &[("", receipt)]);
+    }
+    // A report of before the change, with the manifest that it had then, and fetched again with one of now.
+    let (page, early, late) = (file("page", &page), file("early", &early), file("late", &late));
+    let (now, before) = (app.dir().join("keys/signing.vkey"), app.dir().join("keys/signing.vkey.old"));
+    let dir = ("--dir", app.dir());
+    for (manifest, keys, code) in [
+        (&early, &[&before][..], 0),
+        (&early, &[&now], 1),
+        (&late, &[&now], 1),
+        (&early, &[&before, &now], 0),
+        (&late, &[&before, &now], 0),
+    ] {
+        let mut files = vec![("", &*page), ("--manifest", manifest), dir];
+        files.extend(keys.iter().map(|it| ("--vkey", it.as_path())));
+        let said = run(code, &["verify-report"], &files);
+        assert_eq!(code == 1, said.contains("give the public key of that day"), "{said}");
+        assert!(!said.contains("not the one that the checkpoint was signed of"), "{said}");
     }
     run(0, &["verify"], &[("--dir", app.dir()), ("--since", &since)]);
     // Whoever puts the old signing key back is told so at the start.
@@ -348,22 +386,23 @@ async fn a_backup_from_before_a_key_was_destroyed_is_restored_without_what_was_u
 async fn a_backup_of_a_busy_vault_is_restored_although_its_newest_entries_lie_under_a_destroyed_key() {
     let two = crate::keys::Two::spawn().await;
     let there = Elsewhere::of(&two.app);
-    let mut bare = 0;
-    for n in 0..20 {
-        let lines: Vec<_> = (0..50).map(|_| entry()).collect();
-        assert_eq!(two.app.submitter().post("/v1/entries/batch", &json!(lines)).await.status, 200);
-        let said = there.back_up(&two.app, &format!("backup-{n}"));
-        let number = |after: &str| -> u64 {
-            let rest = said.split(after).nth(1).unwrap().trim_start();
-            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
-        };
-        bare = said.split(' ').next().unwrap().parse::<u64>().unwrap() - number("its checkpoint covers");
-        if bare > 0 {
-            std::fs::rename(there.path(&format!("backup-{n}")), there.path("busy")).unwrap();
-            break;
-        }
-    }
-    assert!(bare > 0, "no checkpoint was late");
+    // The lock of a moment before: as if the server had not come to sign.
+    let lock = there.path("late.lock");
+    two.app.submitter().submit(&entry()).await;
+    std::fs::copy(two.app.dir().join("keys/checkpoint.lock"), &lock).unwrap();
+    let lines: Vec<_> = (0..50).map(|_| entry()).collect();
+    assert_eq!(two.app.submitter().post("/v1/entries/batch", &json!(lines)).await.status, 200);
+    let mut command = program();
+    command.arg("backup").arg("--config").arg(two.app.dir().join("phivault.toml")).arg("--out").arg(there.path("busy"));
+    let output = command.env("PHIVAULT_KEYS__LOCK", &lock).output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let number = |after: &str| -> u64 {
+        let rest = said.split(after).nth(1).unwrap().trim_start();
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let bare = said.split(' ').next().unwrap().parse::<u64>().unwrap() - number("its checkpoint covers");
+    assert!(bare >= 50, "{said}");
     two.rotate().await;
     crate::keys::reencrypt(&two.app).await;
     two.both(&json!({"operation": "key_destroy", "version": 1})).await;

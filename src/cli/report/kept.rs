@@ -72,7 +72,7 @@ pub(super) struct Make {
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
 
-    /// What happened before this time [default: now]
+    /// What happened before this time, so that a day given here is not part of it any more [default: now]
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
 
@@ -195,17 +195,21 @@ async fn make(args: Make) -> anyhow::Result<()> {
 }
 
 fn made(answer: &Value) -> String {
+    let beyond = answer["beyond"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut warned: String = beyond.map(|it| format!("NOT COVERED: {}\n", terminal::escape(it))).collect();
+    if answer["unknown_patient"] == true {
+        warned.push_str(
+            "ATTENTION: no application ever wrote anything about this patient's id. Is it written as they write it?\n",
+        );
+    } else if answer["entries_read"] == 0 {
+        warned.push_str("ATTENTION: it found nothing. Is everything written as the applications write it?\n");
+    }
     format!(
-        "Report {} looked at {} entries, {} of them in its period; the ledger held {}.\n{}It is kept: phivault report get {}",
+        "Report {} looked at {} entries, {} of them in its period; the ledger held {}.\n{warned}It is kept: phivault report get {}",
         text(&answer["id"]),
         answer["entries_read"],
         answer["entries_covered"],
         answer["ledger_size"],
-        if answer["entries_read"] == 0 {
-            "ATTENTION: it found nothing. Is everything written as the applications write it?\n"
-        } else {
-            ""
-        },
         text(&answer["id"])
     )
 }
@@ -219,6 +223,10 @@ impl ToFile {
         if self.format.is_none() && !known {
             let ending = ending.unwrap_or_default();
             bail!("No report is written as .{ending}: end the name with .pdf, .html, .csv or .json, or say --format.");
+        }
+        let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|it| !it.is_dir()) {
+            bail!("There is no folder {}. No report was made. Make it, or correct the path.", folder.display());
         }
         for path in [path.clone(), beside(path)] {
             if path.symlink_metadata().is_ok() {

@@ -143,6 +143,12 @@ pub struct Disclosure {
 }
 
 impl Disclosure {
+    /// Whether only its purpose speaks for leaving it out under that paragraph.
+    fn is_by_purpose_alone(&self, paragraph: &str) -> bool {
+        let by_class = paragraph.starts_with("164.528(a)(1)(") && paragraph != "164.528(a)(1)(ix)";
+        by_class && self.basis.as_deref().is_none_or(|it| it.trim().is_empty())
+    }
+
     /// What an entry says of one.
     pub fn of(entry: &EntryView, items: &[Item], params: &Params) -> Self {
         let text = |path: &str| match items.iter().find(|it| it.path == path)?.value.expose() {

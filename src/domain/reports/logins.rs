@@ -13,6 +13,9 @@ use super::{Fold, Params, Rows, time_of};
 const SUSPECT: usize = 5;
 const WITHIN: i64 = 3_600_000_000;
 
+/// The fact that counts failures.
+const ONLY_COUNTED: &str = "denials_not_recorded";
+
 /// The most log-ins that are looked at.
 const MAX_EVENTS: usize = 5_000_000;
 
@@ -23,6 +26,8 @@ pub(super) struct LoginsFold {
     addresses: Vec<String>,
     numbers: BTreeMap<String, u32>,
     events: usize,
+    /// Failures that were too many to stand in entries of their own.
+    only_counted: u64,
 }
 
 #[derive(Default)]
@@ -44,6 +49,7 @@ impl LoginsFold {
             addresses: Vec::new(),
             numbers: BTreeMap::new(),
             events: 0,
+            only_counted: 0,
         }
     }
 
@@ -82,6 +88,10 @@ impl LoginsFold {
 impl Fold for LoginsFold {
     fn add(&mut self, entry: &EntryView, _: &[Item]) -> bool {
         let (time, success) = (time_of(entry), entry.outcome == Outcome::Success);
+        if let Some(count) = entry.facts.get(ONLY_COUNTED).and_then(|it| it.parse::<u64>().ok()) {
+            self.only_counted += if self.params.covers(time) { count } else { 0 };
+            return true;
+        }
         let address = entry.context.get("client_ip").cloned();
         let number = address.as_deref().map(|it| self.number(it));
         let (covered, user) = (self.params.covers(time), self.users.entry(entry.actor.id.clone()).or_default());
@@ -118,7 +128,13 @@ impl Fold for LoginsFold {
             ]);
         }
         let told = format!("{SUSPECT} or more failed log-ins within an hour before one that succeeded.");
-        let suspects = suspects.section("Many failures, then success").with_text(told);
+        let mut suspects = suspects.section("Many failures, then success").with_text(told);
+        if self.only_counted > 0 {
+            suspects = suspects.with_text(format!(
+                "{} further failures came too fast to be recorded one by one; they may be of anybody and are not among these.",
+                self.only_counted
+            ));
+        }
         vec![
             suspects,
             rows.section("Users"),

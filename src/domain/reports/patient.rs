@@ -126,18 +126,45 @@ fn why(entry: &EntryView) -> String {
 /// A purpose of use as one would tell it to the person.
 pub(super) fn words(code: &str) -> Option<&'static str> {
     Some(match code {
-        "TREAT" | "CLINTRL" | "CAREMGT" | "COC" | "COORDCARE" => "to treat you",
+        "TREAT" | "CLINTRL" | "CAREMGT" | "COC" | "COORDCARE" | "TREATDS" | "POPHLTH" => "to treat you",
         "ETREAT" | "BTG" | "ERTREAT" => "in an emergency",
-        "HPAYMT" | "CLMATTCH" | "COVAUTH" | "COVERAGE" | "ELIGDTRM" | "ELIGVER" | "ENROLLM" | "REMITADV" | "PMTDS" => {
-            "for billing"
-        }
-        "HOPERAT" | "HCOMPL" | "HSYSADMIN" | "HACCRED" | "HQUALIMP" | "RECORDMGT" | "TRAIN" => "to run the hospital",
-        "HRESCH" | "BIORCH" | "CLINTRCH" | "DSRCH" => "for research",
+        "OVRER" => "in an emergency, where access was restricted",
+        "OVRPJ" => "because a clinician judged it necessary, where access was restricted",
+        "OVRPS" => "for public safety, where access was restricted",
+        "OVRTPS" => "for the safety of somebody else, where access was restricted",
+        "HPAYMT" | "CLMATTCH" | "COVAUTH" | "COVERAGE" | "ELIGDTRM" | "ELIGVER" | "ENROLLM" | "REMITADV" | "PMTDS"
+        | "MEMADMIN" | "MILDCRG" => "for billing",
+        "PATADMIN" => "to register you or to plan your visits",
+        "PATSFTY" => "for the safety of patients",
+        "HOPERAT" | "HCOMPL" | "HSYSADMIN" | "HACCRED" | "HQUALIMP" | "RECORDMGT" | "TRAIN" | "HDM" | "HOUTCOMS"
+        | "HPRGRP" | "LABELING" | "METAMGT" | "PERFMSR" | "SYSDEV" | "HTEST" | "MLTRAINING" => "to run the hospital",
+        "FRAUD" => "to find fraud",
+        "HRESCH" | "BIORCH" | "CLINTRCH" | "CLINTRCHNPC" | "CLINTRCHPC" | "PRECLINTRCH" | "POARCH" | "TRANSRCH"
+        | "DSRCH" => "for research",
         "PUBHLTH" | "HPRO" => "for public health",
+        "DISASTER" => "because of a disaster",
+        "DONAT" => "for a donation of organs or tissue",
+        "HDECD" => "because of a death",
+        "HDIRECT" => "for the directory of patients",
+        "HMARKT" => "for marketing",
+        "GOV" | "MILCDM" => "for the government or the armed forces",
         "PATRQT" | "FAMRQT" | "PWATRNY" | "SUPNWK" => "because you or your family asked",
         "HLEGAL" => "for a legal matter",
         "THREAT" => "because of a threat",
         "LAW" => "for law enforcement",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_purpose_that_is_shipped_is_told_in_plain_words() {
+        let shipped: toml::Table = include_str!("../../../config/reasons.toml").parse().unwrap();
+        let codes: Vec<_> =
+            shipped["purpose"].as_array().unwrap().iter().map(|it| it["code"].as_str().unwrap()).collect();
+        assert!(codes.len() > 50);
+        let without: Vec<_> = codes.into_iter().filter(|it| super::words(it).is_none()).collect();
+        assert!(without.is_empty(), "{without:?}");
+    }
 }

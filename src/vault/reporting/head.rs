@@ -38,12 +38,8 @@ impl Vault {
             let (covered, read) = (kept.entries_covered, kept.entries_read);
             head.push(line("Entries", format!("{covered} in the period; {read} were read for it")));
         }
-        // That is for whoever looks it over; what the person is given says that there were none.
-        if kept.entries_read == 0 && asks_for_something(params) && !of_person {
-            let what = if kept.report == ReportKind::Disclosures { "disclosure" } else { "entry of the trail" };
-            let none = format!("no {what} is about this. Is everything written as the applications write it?");
-            head.push(line("ATTENTION", none));
-        }
+        head.extend(kept.beyond.iter().map(|it| line("NOT COVERED", it.clone())));
+        head.extend(nothing_found(kept).map(|it| line("ATTENTION", it)));
         if !kept.altered.is_empty() {
             head.push(line("ALTERED", altered(&kept.altered)));
         }
@@ -78,6 +74,26 @@ fn about(params: &Params) -> String {
     .filter_map(|(name, it)| Some(format!("{name} {}", it.as_ref()?)))
     .collect();
     if named.is_empty() { "everything".to_owned() } else { named.join(", ") }
+}
+
+/// What whoever looks it over must know when nothing was found. The person is told that there were none, and not whether there is
+/// something else: that would tell of what is withheld.
+fn nothing_found(kept: &KeptReport) -> Option<String> {
+    let params = &kept.parameters;
+    if kept.entries_read > 0 || !asks_for_something(params) || kept.is_for_person() {
+        return None;
+    }
+    if kept.unknown_patient {
+        return Some(
+            "no application ever wrote anything about this patient's id. Is it written as they write it?".into(),
+        );
+    }
+    let known = "entries of this patient there are";
+    Some(match (kept.report, &params.patient) {
+        (ReportKind::Disclosures, Some(_)) => format!("{known}, but no disclosure among them."),
+        (_, Some(_)) => format!("{known}, but none that this is about."),
+        (_, None) => "no entry of the trail is about this. Is everything written as the applications write it?".into(),
+    })
 }
 
 fn asks_for_something(params: &Params) -> bool {

@@ -11,9 +11,9 @@ use crate::domain::meta::{Meta, Patient};
 use crate::domain::query::Filter;
 use crate::domain::reports::{Params, ReportKind};
 use crate::domain::time::Timestamp;
-use crate::ledger::checkpoint::{self, Checkpoint};
+use crate::ledger::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::ledger::leaf::{Sequenced, entry_leaf};
-use crate::ledger::note::{Note, VerifierKey};
+use crate::ledger::note::{Note, NoteError, VerifierKey};
 use crate::ledger::tree::Edge;
 use crate::store::sqlite::SqliteStore;
 
@@ -80,7 +80,7 @@ pub struct ReportChecked {
 pub fn check_report(
     file: &[u8],
     manifest: &str,
-    key: &VerifierKey,
+    keys: &[VerifierKey],
     data: Option<&Path>,
 ) -> Result<ReportChecked, String> {
     let mut checked = ReportChecked { holds: Vec::new(), fails: Vec::new(), unknown: Vec::new(), beyond: Vec::new() };
@@ -91,10 +91,14 @@ pub fn check_report(
     let mut say = |good: bool, holds: String, fails: String| {
         if good { checked.holds.push(holds) } else { checked.fails.push(fails) }
     };
+    let signers = note.verify(keys);
     say(
-        note.verify(std::slice::from_ref(key)).is_ok(),
-        format!("the manifest is signed by {key}"),
-        format!("the manifest is not signed by {key}"),
+        signers.is_ok(),
+        signers.as_ref().map_or_else(|_| String::new(), |it| format!("the manifest is signed by {}", named(it))),
+        signers
+            .as_ref()
+            .err()
+            .map_or_else(String::new, |error| unsigned("the manifest", manifest, &error.clone().into())),
     );
     let field = |name: &str| note.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let digest = hex::encode(Sha256::digest(file));
@@ -104,20 +108,52 @@ pub fn check_report(
         "the file is not the one that the manifest is of: it was altered, or is another format of the report".into(),
     );
     let checkpoint = field("checkpoint").and_then(|it| hex::decode(it).ok()).and_then(|it| String::from_utf8(it).ok());
-    let opened = checkpoint.as_deref().and_then(|it| checkpoint::open(it, key.name(), std::slice::from_ref(key)).ok());
-    say(
-        opened.is_some(),
-        opened
-            .as_ref()
-            .map_or_else(String::new, |it| format!("it was made at the signed checkpoint of {} entries", it.size)),
-        "its checkpoint is not signed by this key".into(),
-    );
+    let opened = checkpoint.as_deref().map(|it| opened(it, keys));
+    let (holds, fails) = match &opened {
+        Some(Ok(it)) => {
+            (format!("it was made at the signed checkpoint of {} entries of {}", it.size, it.origin), String::new())
+        }
+        Some(Err(error)) => (
+            String::new(),
+            unsigned("the checkpoint that it was made at", checkpoint.as_deref().unwrap_or_default(), error),
+        ),
+        None => (String::new(), "it names no checkpoint".to_owned()),
+    };
+    let opened = opened.and_then(Result::ok);
+    say(opened.is_some(), holds, fails);
     let Some(data) = data else {
         checked.unknown.push("whether entries were left out: give a copy of the database with --dir".into());
         return Ok(checked);
     };
     complete(&mut checked, &field, opened.as_ref(), data)?;
     Ok(checked)
+}
+
+fn named(keys: &[&VerifierKey]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Why a signature does not count. That the key of that day was not given proves nothing against what it signed.
+fn unsigned(what: &str, text: &str, error: &CheckpointError) -> String {
+    let unknown = *error == CheckpointError::Note(NoteError::NoTrustedSignature);
+    match Note::parse(text).ok().filter(|_| unknown) {
+        None => format!("{what} is not genuine: {error}"),
+        Some(note) => {
+            let said = note.signatures.iter().map(|it| format!("{} with the key {:08x}", it.name, it.key_id));
+            format!(
+                "{what} is not signed by a key that was given; it says that it is by {}. If the ledger changed its signing key, or was \
+                 restored, give the public key of that day as well (--vkey may be given several times)",
+                said.collect::<Vec<_>>().join(" and ")
+            )
+        }
+    }
+}
+
+/// The checkpoint, signed by one of the keys under its own origin.
+fn opened(text: &str, keys: &[VerifierKey]) -> Result<Checkpoint, CheckpointError> {
+    let origin = text.lines().next().unwrap_or_default();
+    let own: Vec<_> = keys.iter().filter(|it| it.name() == origin).cloned().collect();
+    checkpoint::open(text, origin, &own)
 }
 
 /// What a database holds of a report, and the tree over its first entries.
@@ -149,12 +185,13 @@ fn complete<'a>(
     let mut say = |good: bool, holds: &str, fails: &str| {
         if good { checked.holds.push(holds.into()) } else { checked.fails.push(fails.into()) }
     };
-    let same_tree = checkpoint.is_some_and(|it| it.size == held.tree.size() && it.root == held.tree.root());
-    say(
-        held.whole && same_tree,
-        "the database is the one that the checkpoint was signed of",
-        "the database is not the one that the checkpoint was signed of",
-    );
+    if let Some(it) = checkpoint {
+        say(
+            held.whole && it.size == held.tree.size() && it.root == held.tree.root(),
+            "the database is the one that the checkpoint was signed of",
+            "the database is not the one that the checkpoint was signed of",
+        );
+    }
     if held.blind && params.patient.is_some() {
         let why =
             "whether entries were left out: patient ids are blind, so only the vault can tell whose entries are whose";

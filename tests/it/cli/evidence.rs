@@ -126,6 +126,9 @@ async fn a_trail_from_which_an_entry_is_taken_does_not_hold() {
     cut["entries"].as_array_mut().unwrap().pop();
     std::fs::write(auditor.path("f.json"), cut.to_string()).unwrap();
     has(&check(&auditor, 0, "verify-trail", "f.json", &vkey(&app)), &["number 3 back to number 2"]);
+    cut["next"] = whole["entries"][2]["index"].clone();
+    std::fs::write(auditor.path("f.json"), cut.to_string()).unwrap();
+    has(&check(&auditor, 0, "verify-trail", "f.json", &vkey(&app)), &["PART of the patient's trail"]);
     // It goes on from where a part ended.
     let before = whole["entries"][1]["index"].as_u64().unwrap();
     let rest = app.auditor().post("/v1/entries/trail", &json!({"patient": "MRN-1", "before": before})).await.json();
@@ -139,5 +142,26 @@ async fn a_trail_from_which_an_entry_is_taken_does_not_hold() {
     ] {
         assert_eq!(app.auditor().post("/v1/entries/trail", &body).await.status, status, "{body}");
     }
+    app.finish();
+}
+
+#[tokio::test]
+async fn the_longest_part_of_a_trail_is_checked_like_any_other() {
+    let app = App::spawn().await;
+    let long = |n| {
+        let mut sent = entry();
+        sent["record"]["id"] = json!(format!("{n:0>200}"));
+        sent
+    };
+    for part in (0..1_001).map(long).collect::<Vec<_>>().chunks(500) {
+        assert_eq!(app.submitter().post("/v1/entries/batch", &json!(part)).await.status, 200);
+    }
+    let last = app.submitter().submit(&entry()).await["id"].as_str().unwrap().to_owned();
+    app.auditor().get(&format!("/v1/entries/{last}/proof")).await;
+    let auditor = Cli::of(&app, Role::Auditor);
+    std::fs::write(auditor.path("patient"), "MRN-12345\n").unwrap();
+    auditor.run(0, &["trail", "--patient-file", "patient", "--out", "t.json"]);
+    assert!(std::fs::metadata(auditor.path("t.json")).unwrap().len() > 1 << 20);
+    has(&check(&auditor, 0, "verify-trail", "t.json", &vkey(&app)), &["it holds: 1000 entries", "PART"]);
     app.finish();
 }

@@ -32,8 +32,15 @@ async fn a_receipt_is_checked_offline_by_leaf_by_answer_and_by_the_whole_leaf() 
         command.current_dir(here.folder.path()).arg("verify-receipt").args(words);
         super::expect(code, &mut command)
     };
+    // As a mail program or an editor may leave them, and as the API answers them.
+    std::fs::write(here.path("mailed"), format!("\u{feff}{}\r\n\r\n", receipt.replace('\n', "\r\n"))).unwrap();
+    std::fs::write(here.path("key.crlf"), format!("\u{feff}{}\r\n", vkey.trim())).unwrap();
+    std::fs::write(here.path("proof.json"), submitted["proof"].to_string()).unwrap();
     for words in [
         &["r", "--vkey", vkey.trim(), "--leaf", leaf][..],
+        &["mailed", "--vkey", "key.crlf", "--leaf", leaf],
+        &["answer.json", "--vkey", "key", "--entry", "answer.json"],
+        &["proof.json", "--vkey", "key", "--vkey", "key", "--leaf", leaf],
         &["r", "--vkey", "key", "--entry", "answer.json"],
         &["r", "--policy", "policy", "--entry", "leaf.json"],
     ] {
@@ -46,6 +53,12 @@ async fn a_receipt_is_checked_offline_by_leaf_by_answer_and_by_the_whole_leaf() 
     has(stdout(&run(1, &["r", "--vkey", "key", "--leaf", &"00".repeat(32)])), &["does NOT hold"]);
     std::fs::write(here.path("cut"), &receipt[..receipt.len() - 9]).unwrap();
     has(stdout(&run(1, &["cut", "--vkey", "key", "--leaf", leaf])), &["does NOT hold"]);
+    std::fs::write(here.path("no.json"), submitted["proof"].to_string().replacen("[\"", "[\"00", 1)).unwrap();
+    has(stderr(&run(2, &["no.json", "--vkey", "key", "--leaf", leaf])), &["not a receipt as the vault writes it"]);
+    std::fs::write(here.path("half"), &receipt[..40]).unwrap();
+    has(stderr(&run(2, &["half", "--vkey", "key", "--leaf", leaf])), &["not a receipt as the vault writes it"]);
+    let mistyped = vkey.trim().replace('A', "B");
+    has(stderr(&run(2, &["r", "--vkey", &format!("{mistyped}x"), "--leaf", leaf])), &["--vkey is no public key"]);
     // What cannot be told.
     std::fs::write(here.path("forged.json"), whole.replace("00000", "00001")).unwrap();
     has(stderr(&run(2, &["r", "--vkey", "key", "--entry", "forged.json"])), &["does not have the leaf_hash"]);

@@ -56,6 +56,12 @@ async fn entries_are_found_under_every_index_key_until_it_is_destroyed() {
     let done = two.both(&json!({"operation": "index_destroy", "version": 1})).await;
     assert_eq!(done["index_versions"], json!([2]));
     assert_eq!(found(&two.app).await, 3, "the first one is not found by its patient any more");
+    let asked = json!({"report": "patient", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}});
+    let report = crate::reports::make(&two.app, &asked).await;
+    let beyond = report["beyond"][0].as_str().unwrap();
+    assert!(beyond.contains("are not found by the id any more") && beyond.contains("received before 20"), "{report:#}");
+    let asked = json!({"report": "access", "actor": "dr_smith", "reason": {"code": "HCOMPL"}});
+    assert_eq!(crate::reports::make(&two.app, &asked).await["beyond"], json!([]), "it goes by the user");
     // Nobody can tell whose the first one is, so a hold on any patient covers it.
     let mut body = body;
     body["scope"] = json!({"patient": "MRN-999"});

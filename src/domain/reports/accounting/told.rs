@@ -11,7 +11,7 @@ use super::{
 
 pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
     let mut groups: BTreeMap<Same<'_>, Vec<&Disclosure>> = BTreeMap::new();
-    let (mut excluded, mut suspended) = (Vec::new(), Vec::new());
+    let (mut excluded, mut suspended, mut alone) = (Vec::new(), Vec::new(), false);
     let mut research: BTreeMap<&str, &Protocol> = BTreeMap::new();
     for it in all {
         match verdict(it, request) {
@@ -21,14 +21,19 @@ pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
             Verdict::Told { paragraph } => {
                 groups.entry(Same::of(it, paragraph)).or_default().push(it);
             }
-            Verdict::Excluded { paragraph, because } => excluded.push(vec![
-                Cell::text(it.on.to_string()),
-                Cell::text(&it.purpose),
-                Cell::optional(it.basis.as_deref()),
-                Cell::text(paragraph),
-                Cell::text(because),
-                Cell::text(it.entry.to_string()),
-            ]),
+            Verdict::Excluded { paragraph, because } => {
+                let guessed = it.is_by_purpose_alone(paragraph);
+                alone |= guessed;
+                excluded.push(vec![
+                    Cell::text(it.on.to_string()),
+                    Cell::text(&it.recipient),
+                    Cell::text(&it.purpose),
+                    Cell::optional(it.basis.as_deref()),
+                    Cell::text(paragraph),
+                    Cell::text(if guessed { format!("{because}, by its purpose alone") } else { because.to_owned() }),
+                    Cell::text(it.entry.to_string()),
+                ]);
+            }
             Verdict::Suspended { until, agency } => suspended.push(vec![
                 Cell::text(it.on.to_string()),
                 Cell::text(agency),
@@ -57,11 +62,14 @@ pub(super) fn sections(request: &Request, all: &[Disclosure]) -> Vec<Section> {
         out.insert(0, Section::text("Office copy", vec![stamp.to_owned()]));
         let held = Section::table("Suspended for now", &["date", "agency", "until", "entry"], suspended);
         out.push(unmatched(request, all).into_iter().fold(held, Section::with_text));
-        let columns = ["date", "purpose", "basis", "paragraph", "because", "entry"];
-        out.push(Section::table("Left out", &columns, excluded));
+        let columns = ["date", "recipient", "purpose", "basis", "paragraph", "because", "entry"];
+        let left_out = Section::table("Left out", &columns, excluded);
+        out.push(if alone { left_out.with_text(ALONE) } else { left_out });
     }
     out
 }
+
+const ALONE: &str = "ATTENTION: some were left out by their purpose alone, for the application gave no legal basis. Look at their recipients: what a court, an agency or the police got belongs into the accounting, and the application should say so (disclosure.basis).";
 
 /// Suspensions in force that keep nothing back: perhaps the agency is written otherwise in the entries.
 fn unmatched(request: &Request, all: &[Disclosure]) -> Vec<String> {
@@ -157,7 +165,11 @@ fn terms(request: &Request) -> Vec<String> {
     };
     let mut out = vec![
         format!("{asked} covers disclosures from {since} to {last} (45 CFR 164.528(a))."),
-        format!("It must be given by {} (c)(1).", due(request)),
+        if !request.for_person && request.given_on > due(request) {
+            format!("It had to be given by {} (c)(1), and is LATE.", due(request))
+        } else {
+            format!("It must be given by {} (c)(1).", due(request))
+        },
     ];
     let whole = Request { since: None, through: None, ..request.clone() };
     if since > looks_back_to(&whole, YEARS) || last < whole.last_day() {
