@@ -306,6 +306,14 @@ impl Check {
             }
             return None;
         };
+        if action != Action::DISCLOSE {
+            // It would be taken, and then be in no accounting.
+            self.issues.add(
+                "/disclosure",
+                "disclosure_without_disclose",
+                "Only entries with the action disclose are in an accounting of disclosures: submit it as an entry of its own with that action.",
+            );
+        }
         let recipient = disclosure.recipient;
         if action == Action::DISCLOSE && recipient.as_ref().is_none_or(|it| it.name.is_none()) {
             self.issues.add(

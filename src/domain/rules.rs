@@ -79,6 +79,8 @@ pub struct Arrival<'a> {
     pub source: &'a str,
     /// The time now.
     pub now: Timestamp,
+    /// The time that it is received at: not before that of any entry, though the clock may be.
+    pub received: Timestamp,
     /// The id it gets if it brings none.
     pub fresh_id: Uuid,
 }
@@ -143,7 +145,7 @@ pub fn draft(
     }
     let Check { issues, mut items } = check;
     items.sort_by(|a, b| a.path.cmp(&b.path));
-    let keep = rules.retention.keep(class.as_deref(), meta.category.as_deref(), arrival.now, born);
+    let keep = rules.retention.keep(class.as_deref(), meta.category.as_deref(), arrival.received, born);
     issues.finish(Draft { meta, items, keep })
 }
 

@@ -146,7 +146,8 @@ pub struct ChangeIn {
     pub new: Option<Phi>,
 }
 
-/// To whom data was disclosed. All of it but the basis is sealed.
+/// To whom data was disclosed; only with the action `disclose`. All of it but the basis is sealed. The accounting that the person
+/// may ask for tells recipient, address and description, and `reason.note`, word for word.
 #[derive(Deserialize, ToSchema, Clone)]
 #[serde(deny_unknown_fields)]
 pub struct DisclosureIn {
@@ -159,7 +160,9 @@ pub struct DisclosureIn {
     /// The research protocol it was made under, as the site names it.
     #[schema(value_type = Option<String>)]
     pub protocol: Option<Phi>,
-    /// The legal basis as a short code, such as 164.512(b).
+    /// The legal basis as a short code, such as 164.512(b): it decides whether the accounting tells of it. Without one the purpose
+    /// decides, so that what a court got for the reason HLEGAL counts as the hospital's own legal services and is left out; with
+    /// 164.512(e) it is told.
     pub basis: Option<String>,
 }
 

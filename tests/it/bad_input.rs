@@ -19,7 +19,7 @@ const UNKNOWN: &str = "0193595e-0000-7000-8000-000000000000";
 /// A submission, what is wrong with it, and where.
 type Case = (String, Value, &'static str, String);
 
-/// An acceptable submission that uses every part there is, with the canary wherever the sender is free.
+/// An acceptable submission that uses every part there is but that of a disclosure, with the canary wherever the sender is free.
 fn full() -> Value {
     json!({
         "action": "update", "outcome": "success", "occurred_at": "2026-01-02T00:00:00Z", "ended_at": "2026-01-02T00:00:00Z",
@@ -30,15 +30,23 @@ fn full() -> Value {
         "category": CANARY, "sensitivity": [CANARY],
         "reason": {"code": "TREAT", "change": "NEWDATA", "note": CANARY},
         "changes": [{"field": CANARY, "old": CANARY, "new": CANARY}],
-        "disclosure": {"recipient": {"name": CANARY, "address": CANARY}, "description": CANARY, "basis": CANARY},
         "related": [{"type": CANARY, "id": CANARY}],
         "context": {"session_id": CANARY, "user_agent": CANARY, "ward": CANARY}
     })
 }
 
+/// The same as a disclosure.
+fn disclosing() -> Value {
+    let mut sent = full();
+    sent["action"] = json!("disclose");
+    sent["disclosure"] =
+        json!({"recipient": {"name": CANARY, "address": CANARY}, "description": CANARY, "basis": CANARY});
+    sent
+}
+
 /// The submission with one place set.
 fn with(pointer: &str, value: Value) -> Value {
-    let mut sent = full();
+    let mut sent = if pointer.starts_with("/disclosure") { disclosing() } else { full() };
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     match sent.pointer_mut(parent).unwrap() {
         Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
@@ -49,7 +57,7 @@ fn with(pointer: &str, value: Value) -> Value {
 
 /// The submission without one place.
 fn without(pointer: &str) -> Value {
-    let mut sent = full();
+    let mut sent = if pointer.starts_with("/disclosure") { disclosing() } else { full() };
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     sent.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name).unwrap();
     sent
@@ -278,8 +286,9 @@ async fn the_parts_that_an_action_needs_are_asked_for() {
             assert_eq!(found, expected, "{action}");
         }
     }
-    let mut nobody = with("/action", json!("disclose"));
-    nobody["disclosure"]["recipient"] = json!({"address": CANARY});
+    let nobody = with("/disclosure/recipient", json!({"address": CANARY}));
+    let mut elsewhere = disclosing();
+    elsewhere["action"] = json!("update");
     let cases = [
         case("no actor", without("/actor"), "missing", "/actor/id"),
         case("an actor without id", without("/actor/id"), "missing", "/actor/id"),
@@ -291,6 +300,7 @@ async fn the_parts_that_an_action_needs_are_asked_for() {
         case("a change without field", without("/changes/0/field"), "missing", "/changes/0/field"),
         case("a change of nothing", with("/changes/0", json!({"field": CANARY})), "change_empty", "/changes/0"),
         case("a recipient without name", nobody, "missing", "/disclosure/recipient/name"),
+        case("a disclosure by the way", elsewhere, "disclosure_without_disclose", "/disclosure"),
     ];
     expect_refusals(&app, &cases).await;
     app.finish();

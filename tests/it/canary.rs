@@ -54,7 +54,7 @@ impl Scenario {
         self.sealed.insert(long.clone());
         json!({
             "id": uuid::Uuid::now_v7(),
-            "action": "update",
+            "action": "disclose",
             "actor": {"id": "dr_smith", "name": self.seal("ActorName")},
             "patient": {"id": "MRN-12345"},
             "record": {"type": "Condition", "id": "c-77-in-clear"},

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CANARY, UNKNOWN, case, expect_refusals, full, refused, with};
+use super::{CANARY, UNKNOWN, case, disclosing, expect_refusals, full, refused, with};
 use crate::app::{App, Client, Options};
 use crate::ingest::size_of;
 
@@ -114,7 +114,7 @@ async fn numbers_that_json_does_not_keep_are_refused() {
 async fn a_key_given_twice_is_refused_at_every_level() {
     let app = App::spawn().await;
     let size = size_of(&app).await;
-    let good = full().to_string();
+    let good = disclosing().to_string();
     let twice = |place: &str, extra: &str| {
         assert!(good.contains(place), "{place} stands in {good}");
         good.replacen(place, &format!("{place}{extra},"), 1)
