@@ -47,7 +47,7 @@ impl Parts {
         let drafts: Vec<Draft> = parsed
             .into_iter()
             .map(|it| {
-                let arrival = Arrival { source: "bench", now, fresh_id: uuid::Uuid::nil() };
+                let arrival = Arrival { source: "bench", now, received: now, fresh_id: uuid::Uuid::nil() };
                 draft(it, &arrival, &rules, &vocabulary).expect("an entry is good")
             })
             .collect();

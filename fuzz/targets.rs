@@ -72,7 +72,8 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
 /// What the rules let in has canonical bytes that read back as the same.
 fn submission(data: &[u8]) {
     let Ok(submission) = json::parse::<Submission>(data) else { return };
-    let arrival = Arrival { source: "app", now: Timestamp(1_800_000_000_000_000), fresh_id: Uuid::from_bytes([7; 16]) };
+    let now = Timestamp(1_800_000_000_000_000);
+    let arrival = Arrival { source: "app", now, received: now, fresh_id: Uuid::from_bytes([7; 16]) };
     let Ok(draft) = rules::draft(submission, &arrival, &RULES, &VOCABULARY) else { return };
     let bytes = draft.meta.encode();
     assert_eq!(Meta::decode(&bytes).expect("what was taken is canonical").encode(), bytes);

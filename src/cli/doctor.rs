@@ -70,6 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     all.extend(evidence(&settings));
     all.extend(machine(&settings));
     all.extend(args.backups.as_deref().map(|it| backups(it, &settings)));
+    all.extend(args.backups.as_deref().and_then(left_over));
     all.sort_by_key(|it| std::cmp::Reverse(it.stand));
     for it in &all {
         let mark = match it.stand {
@@ -102,12 +103,13 @@ fn files(settings: &Settings) -> Vec<Finding> {
     out.extend(secrets.into_iter().filter_map(|(what, path)| Some(private(what, path?, "chmod 600"))));
     let data = &settings.storage.data_dir;
     out.push(private("the folder of the data", data, "chmod 700"));
-    out.push(Finding::of(
+    let both = data.exists() && keys.keyring.exists();
+    out.extend(both.then(|| Finding::of(
         !keyfile::same_device(data, &keys.keyring),
         Stand::Advice,
         "keys and data lie on different devices",
         "keys and data lie on one device: who steals it has both. Move the keys (keys.keyring, keys.signing_key, keys.lock)",
-    ));
+    )));
     let secret = keys.key_file.as_ref().or(keys.passphrase_file.as_ref()).filter(|it| it.exists());
     out.extend(secret.map(|secret| {
         Finding::of(
@@ -173,7 +175,8 @@ fn database(data: &Path) -> anyhow::Result<()> {
 
 /// What another user owns the vault cannot write, or could not read after a command of root.
 fn owners(data: &Path, files: &[PathBuf]) -> anyhow::Result<()> {
-    let owner = std::fs::metadata(data)?.uid();
+    let there = std::fs::metadata(data);
+    let owner = there.with_context(|| format!("The folder of the data {} cannot be looked at", data.display()))?.uid();
     for path in
         [&data.join("vault.db"), &data.join("vault.db-wal"), &data.join("vault.db-shm")].into_iter().chain(files)
     {
@@ -400,4 +403,12 @@ fn backups(folder: &Path, settings: &Settings) -> Finding {
         format!("the newest backup is {hours} hours old, and what its manifest states"),
         format!("the newest backup in {shown} is {hours} hours old: is the timer running?"),
     )
+}
+
+/// What a killed backup left holds the whole database, and nothing else clears it away.
+fn left_over(folder: &Path) -> Option<Finding> {
+    let all = std::fs::read_dir(folder).into_iter().flatten().filter_map(|it| it.ok().map(|it| it.path()));
+    let left = all.filter(|it| it.extension().is_some_and(|it| it == "partial")).min()?;
+    let what = format!("{} is left from a backup that was killed: remove it, unless one is being made", left.display());
+    Some(Finding { stand: Stand::Advice, what })
 }

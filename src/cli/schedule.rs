@@ -24,6 +24,11 @@ const MOST_MISSED: usize = 60;
 pub(super) fn make_due(vault: &Arc<Vault>, reports: &Reports, now: DateTime<Utc>) {
     let Some(folder) = &reports.folder else { return };
     let mut late = false;
+    if !reports.schedule.is_empty() && vault.clock_is_behind() {
+        // It would make those of days long past, one after the other.
+        tracing::error!("no scheduled report is made while the clock is behind the newest entry");
+        return vault.counters().late_reports.store(true, Ordering::Relaxed);
+    }
     for it in &reports.schedule {
         if let Err(error) = catch_up(vault, folder, it, now) {
             tracing::error!(name = it.name, "a scheduled report could not be made: {error:#}");

@@ -1,7 +1,7 @@
 //! People who log in: a password and a one-time code in the place of a token. What they may do is what their token may, and it ends
 //! with it; so two-person rules, networks and revocation hold for them without a word here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
@@ -25,7 +25,7 @@ use super::approval::refused;
 use super::book;
 use super::error::VaultError;
 use super::peer::Peer;
-use super::record::{CheckedReason, NOT_RECORDED, Note, default_reason, searching, vault_itself};
+use super::record::{CheckedReason, Note, default_reason, searching, vault_itself};
 use super::standing::{STATE_DIGEST, Standing, digest_of};
 
 /// The kind of a login's state row.
@@ -33,6 +33,9 @@ pub(super) const KIND: &str = "login";
 /// NIST SP 800-63B-4 asks for 8 beside a second factor.
 const LEAST_CHARACTERS: usize = 12;
 const MOST_BYTES: usize = 256;
+
+/// Codes that are remembered as used, of one login: those of hours.
+const REMEMBERED: usize = 256;
 
 /// How a person logs in; the row's id is that of the token.
 #[derive(Clone, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub(super) struct Login {
     /// The step of the newest code that was used, while this process runs.
     #[serde(skip)]
     used: i64,
+    /// The steps of the newest ones: whatever the clock does, none counts twice.
+    #[serde(skip)]
+    spent: VecDeque<i64>,
 }
 
 /// What a person chooses who will log in.
@@ -105,7 +111,13 @@ impl Vault {
         let secret = TotpSecret::generate();
         let hash = PasswordHash::of(&password).ok_or(VaultError::Busy)?;
         let used = TotpSecret::step_at(self.clock.now().0 / 1_000_000) - 2;
-        let login = Login { name: caller.label.clone(), password: hash, totp: secret.text().to_string(), used };
+        let login = Login {
+            name: caller.label.clone(),
+            password: hash,
+            totp: secret.text().to_string(),
+            used,
+            spent: VecDeque::new(),
+        };
         let mut logins = self.logins();
         let taken = |(id, it): (&String, &Login)| {
             *id != caller.token_id && it.name == login.name && self.caller_of(id, None).is_some()
@@ -204,12 +216,22 @@ impl Vault {
         let now = self.clock.now().0 / 1_000_000;
         let mut logins = self.logins();
         let login = logins.get_mut(token_id)?;
-        login.used = TotpSecret::parse(&login.totp)?.accept(code, now, login.used)?;
+        // A code of a time that is still to come was used before the clock was set back: from here on, only newer ones than now.
+        if login.used > TotpSecret::last_accepted_at(now) {
+            login.used = TotpSecret::step_at(now);
+        }
+        let step = TotpSecret::parse(&login.totp)?.accept(code, now, login.used)?;
+        if login.spent.contains(&step) {
+            return None;
+        }
+        login.spent.push_back(step);
+        login.spent.drain(..login.spent.len().saturating_sub(REMEMBERED));
+        login.used = step;
         Some(self.sessions.begin(token_id, Instant::now()))
     }
 
-    /// Refuses, and records that: of a known name and of all unknown ones so many a minute, the rest as a number in the next entry. Anybody
-    /// can come here, so nothing is written any more once the disk is down to its reserve.
+    /// Refuses, and records that: so many a minute, known names and others alike, the rest as a number. Anybody can come here, so nothing
+    /// is written any more once the disk is down to its reserve.
     fn refuse_login<T>(&self, name: &str, from: Peer) -> Result<T, VaultError> {
         self.sessions.failed(name, from.address, Instant::now());
         self.counters.logins_failed.fetch_add(1, Ordering::Relaxed);
@@ -220,8 +242,8 @@ impl Vault {
         if self.disk().0 {
             return Err(VaultError::LoginFailed);
         }
-        if let Some(more) = self.denial_to_record(&caller, Action::LOGIN_FAILED) {
-            let mut note = Note::denied(&caller, Action::LOGIN_FAILED).counting(NOT_RECORDED, more);
+        if self.bounds.failed_logins.is_recorded(name) {
+            let mut note = Note::denied(&caller, Action::LOGIN_FAILED);
             note.client = from.address;
             self.record(note)?;
         }

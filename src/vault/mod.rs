@@ -3,7 +3,7 @@
 //! This room never sees HTTP, command lines or SQL. Its methods block, but for [`Vault::submit`]; call them off the async
 //! threads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -28,10 +28,12 @@ mod certificate;
 mod clockwatch;
 mod create;
 mod cursor;
+mod daily;
 mod disclosure;
 mod disposal;
 mod error;
 mod evidence;
+mod failed;
 mod fault;
 mod history;
 mod hold;
@@ -168,6 +170,8 @@ pub struct Vault {
     approvals: Mutex<BTreeMap<String, Approval>>,
     /// Reports that are kept.
     reports: Mutex<BTreeMap<String, KeptReport>>,
+    /// Of patients to themselves, the newest last.
+    patients_reports: Mutex<VecDeque<KeptReport>>,
     /// Whether a kept report's row was altered or removed: then nothing is made for a person.
     reports_untrusted: bool,
     /// Plans to restore records.
@@ -181,12 +185,21 @@ pub struct Vault {
     /// Held by whoever replaces sealed records, or begins or stops a re-encryption.
     reencryption: Mutex<Option<rekey::Running>>,
     progress: Arc<rekey::Progress>,
-    denials: Mutex<HashMap<(String, bool), record::Denials>>,
+    bounds: Bounds,
     queue: Mutex<writer::Queue>,
     room: Arc<Semaphore>,
     counters: Arc<Counters>,
     threads: Mutex<Option<Threads>>,
     _process_lock: ProcessLock,
+}
+
+/// What keeps callers from filling the ledger, and what is kept, for everybody.
+#[derive(Default)]
+struct Bounds {
+    /// By the token.
+    denials: Mutex<HashMap<String, record::Denials>>,
+    failed_logins: failed::FailedLogins,
+    daily: daily::Daily,
 }
 
 /// What runs in the background.

@@ -41,7 +41,7 @@ use super::status::Counters;
 use super::tokens::Tokens;
 use super::trust::{self};
 use super::writer::{Message, Queue, Unsealed, Writer, own_meta};
-use super::{Settings, Threads, Vault};
+use super::{Bounds, Settings, Threads, Vault};
 
 /// The database's name in the data folder.
 const DATABASE: &str = "vault.db";
@@ -165,6 +165,7 @@ impl Sound {
         if !is_new_ledger {
             keys.settle(&seal)?;
             signing::settle(&opening.keys, successor)?;
+            crate::keyfile::put_back_verifier_key(&opening.keys, &ledger.verifier_key())?;
         }
         store.repair()?;
         Ok(Self {
@@ -272,10 +273,10 @@ impl Vault {
             ..
         } = sound;
         let threads = start(writer, received, scrubber, opening.fatal)?;
-        let disk_reserve = opening.settings.disk_reserve;
         let vault = Self {
             room: Arc::new(Semaphore::new(opening.settings.queue_kib)),
             sessions: Sessions::new(opening.settings.sessions),
+            space: Space::new(opening.settings.disk_reserve),
             settings: opening.settings,
             intake: store.apart(INTAKE_READERS),
             store,
@@ -284,13 +285,13 @@ impl Vault {
             keys,
             ledger,
             segments,
-            space: Space::new(disk_reserve),
             vocabulary,
             tokens: RwLock::new(tokens),
             changing_tokens: Mutex::default(),
             approvals: Mutex::new(approvals),
             restores: Mutex::new(plans),
             reports: Mutex::new(reports),
+            patients_reports: Mutex::default(),
             reports_untrusted,
             holds: Mutex::new(holds),
             logins: Mutex::new(logins),
@@ -300,7 +301,7 @@ impl Vault {
             stated: Arc::default(),
             reencryption: Mutex::default(),
             progress: Arc::default(),
-            denials: Mutex::default(),
+            bounds: Bounds::default(),
             queue: Mutex::new(queue),
             counters,
             threads: Mutex::new(Some(threads)),
@@ -312,7 +313,7 @@ impl Vault {
         vault.record_start(opening.vocabulary, opening.clock_state, &damaged).map_err(distrust)?;
         vault.finish_disposals().map_err(distrust)?;
         // The bucket that most entries will go into; others are made when they are needed.
-        let usual = vault.settings.rules.retention.keep(None, None, vault.clock.now(), None);
+        let usual = vault.settings.rules.retention.keep(None, None, vault.receipt_time(), None);
         vault.bucket_for(&usual).map_err(distrust)?;
         Ok(vault)
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -22,10 +23,10 @@ use super::Vault;
 use super::error::VaultError;
 use super::writer::{Job, Message, Prepared, SELF, own_meta, prepare, prepare_in};
 
-/// Denials of one token that are recorded within [`DENIAL_WINDOW_SECONDS`]; the rest are counted in the next one, so that a
+/// Denials of one token that are recorded within [`DENIAL_WINDOW`]; the rest are counted in the next one, so that a
 /// stray script cannot fill the ledger.
 const DENIALS_RECORDED: u32 = 20;
-const DENIAL_WINDOW_SECONDS: i64 = 60;
+const DENIAL_WINDOW: Duration = Duration::from_secs(60);
 
 /// The fact that tells how many denials were only counted.
 pub(super) const NOT_RECORDED: &str = "denials_not_recorded";
@@ -114,7 +115,7 @@ pub(super) fn searching() -> CheckedReason {
 
 /// How often one token was denied lately.
 pub(super) struct Denials {
-    since: i64,
+    since: Instant,
     recorded: u32,
     suppressed: u64,
     /// Of whom, and for what, at first.
@@ -178,27 +179,30 @@ impl Vault {
         if self.disk().0 {
             return Ok(());
         }
-        let over = self.clock.now().0 - DENIAL_WINDOW_SECONDS * 1_000_000;
         let counted: Vec<(Caller, Action, u64)> = {
-            let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
-            let of = denials.values_mut().filter(|it| it.suppressed > 0 && it.since <= over);
+            let mut denials = self.bounds.denials.lock().unwrap_or_else(PoisonError::into_inner);
+            let of = denials.values_mut().filter(|it| it.suppressed > 0 && it.since.elapsed() >= DENIAL_WINDOW);
             of.map(|it| (it.caller.clone(), it.action, std::mem::take(&mut it.suppressed))).collect()
         };
         for (caller, action, count) in counted {
             self.record(Note::denied(&caller, action).counting(NOT_RECORDED, count))?;
         }
+        let failed = self.bounds.failed_logins.counted();
+        if failed > 0 {
+            // Of whom is not kept: it is nobody's failure in particular.
+            self.record(Note::denied(&vault_itself(), Action::LOGIN_FAILED).counting(NOT_RECORDED, failed))?;
+        }
         Ok(())
     }
 
     /// Whether this denial is recorded, and how many before it were only counted.
-    pub(super) fn denial_to_record(&self, caller: &Caller, action: Action) -> Option<u64> {
-        let now = self.clock.now().0;
-        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who fails under somebody's name does not hide what that one is denied.
-        let key = (caller.token_id.clone(), action == Action::LOGIN_FAILED);
+    fn denial_to_record(&self, caller: &Caller, action: Action) -> Option<u64> {
+        // By the machine's own count: the clock may be set.
+        let now = Instant::now();
+        let mut denials = self.bounds.denials.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Denials { since: now, recorded: 0, suppressed: 0, caller: caller.clone(), action };
-        let mine = denials.entry(key).or_insert_with(fresh);
-        if now - mine.since >= DENIAL_WINDOW_SECONDS * 1_000_000 {
+        let mine = denials.entry(caller.token_id.clone()).or_insert_with(fresh);
+        if now - mine.since >= DENIAL_WINDOW {
             (mine.since, mine.recorded) = (now, 0);
         }
         if mine.recorded == DENIALS_RECORDED {

@@ -1,6 +1,6 @@
 //! Reports: recorded before they are made, kept with their parameters, and made again to the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ use super::standing::{STATE_DIGESTS, digest_of};
 
 mod again;
 mod asked;
+mod beyond;
 mod build;
 mod continuity;
 mod counted;
@@ -39,6 +40,12 @@ pub use manifest::{ReportChecked, check_report};
 pub(super) const KIND: &str = "report";
 /// The most reports that a vault keeps: ten a day for a decade.
 const MAX_KEPT: usize = 40_000;
+/// The most that one caller makes in a day, so that nobody uses up what is kept.
+const MAX_A_DAY: usize = 300;
+const MAX_OF_A_PATIENT_A_DAY: usize = 20;
+/// The most reports of patients to themselves that can be fetched still. Those are not kept: they can be made again at any time.
+const MAX_OF_PATIENTS: usize = 1_000;
+const MAX_OF_ONE_PATIENT: usize = 5;
 /// Bytes of a kept accounting that one sealed value holds.
 const PIECE: usize = 48 * 1024;
 /// The most bytes of an accounting that are kept whole.
@@ -81,6 +88,12 @@ pub struct KeptReport {
     /// Positions of entries that were not what the ledger holds when they were read.
     #[serde(default)]
     pub altered: Vec<u64>,
+    /// What it cannot tell of, in words: entries missing since a restore, or not found by a patient's id any more.
+    #[serde(default)]
+    pub beyond: Vec<String>,
+    /// Whether no application ever named the patient whom it is about.
+    #[serde(default)]
+    pub unknown_patient: bool,
 }
 
 pub(super) type Reports<'a> = MutexGuard<'a, BTreeMap<String, KeptReport>>;
@@ -113,9 +126,7 @@ impl Vault {
         self.check_ids(&parameters)?;
         self.complete(kind, &mut parameters)?;
         let _room = self.long_read()?;
-        if self.read_reports().len() >= MAX_KEPT {
-            return Err(refused("", "too_many", format!("A vault keeps at most {MAX_KEPT} reports.")));
-        }
+        self.room_for_report(caller)?;
         let receipt = self.record(self.asked_note(caller, reason.clone(), kind, &parameters))?;
         // The checkpoint of a report covers the entry that records it.
         self.sign_now();
@@ -137,11 +148,35 @@ impl Vault {
             sha256: String::new(),
             figures: String::new(),
             altered: Vec::new(),
+            beyond: Vec::new(),
+            unknown_patient: false,
         };
+        self.note_limits(&mut kept)?;
         let document = self.build(&mut kept)?;
         kept.sha256 = digest(&document);
         self.keep_report(caller, reason, &kept, &document)?;
         Ok((told(caller, kept), document))
+    }
+
+    /// What patients make for themselves is not kept, and so needs no room; but each takes time, and entries.
+    fn room_for_report(&self, caller: &Caller) -> Result<(), VaultError> {
+        if caller.role == Role::Patient {
+            return self.bounds.daily.one_more("reports", &caller.token_id, MAX_OF_A_PATIENT_A_DAY);
+        }
+        if self.read_reports().len() >= MAX_KEPT {
+            return Err(refused("", "too_many", format!("A vault keeps at most {MAX_KEPT} reports.")));
+        }
+        self.bounds.daily.one_more("reports", &caller.token_id, MAX_A_DAY)
+    }
+
+    /// A report that is kept, or that a patient made lately.
+    fn find_report(&self, id: Uuid) -> Result<KeptReport, VaultError> {
+        let kept = self.read_reports().get(&id.to_string()).cloned();
+        kept.or_else(|| self.reports_of_patients().iter().find(|it| it.id == id).cloned()).ok_or(VaultError::NotFound)
+    }
+
+    fn reports_of_patients(&self) -> MutexGuard<'_, VecDeque<KeptReport>> {
+        self.patients_reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a kept report again, to the same bytes. Recorded.
@@ -150,7 +185,7 @@ impl Vault {
     /// [`VaultError::Denied`], `NotFound`, `Shredded` (something that it showed is gone), or what recording says.
     pub fn remake_report(&self, caller: &Caller, id: Uuid) -> Result<(KeptReport, Document), VaultError> {
         self.allow(caller, Permission::MakeReport, Action::REPORT)?;
-        let kept = self.read_reports().get(&id.to_string()).cloned().ok_or(VaultError::NotFound)?;
+        let kept = self.find_report(id)?;
         if caller.role == Role::Patient
             && (kept.report != ReportKind::Patient
                 || kept.parameters.patient != self.patient_of_token(&caller.token_id))
@@ -228,19 +263,17 @@ impl Vault {
         kept: &KeptReport,
         document: &Document,
     ) -> Result<(), VaultError> {
+        if caller.role == Role::Patient {
+            return self.keep_for_a_while(caller, reason, kept);
+        }
         // Held until it is kept, so that the state key does not change between the row and its entry.
         let mut reports = self.read_reports();
         let key = kept.id.to_string();
         let row = book::row(&self.keys.ring(), KIND, &key, kept);
         let mut note = Note::new(caller, Action::REPORT, reason);
         note.record = Some(Record::new("Report", kept.report.name()));
-        note.facts.extend([
-            (format!("{STATE_DIGESTS}{KIND}/{key}"), digest_of(&row)),
-            ("entries".into(), kept.entries_read.to_string()),
-            ("entries_root".into(), kept.entries_root.clone()),
-            ("report".into(), key.clone()),
-            ("sha256".into(), kept.sha256.clone()),
-        ]);
+        note.facts = facts(kept);
+        note.facts.push((format!("{STATE_DIGESTS}{KIND}/{key}"), digest_of(&row)));
         if kept.report == ReportKind::Disclosures {
             let text = serde_json::to_string(document).expect("a document is texts and numbers");
             if text.len() > MAX_GIVEN {
@@ -256,6 +289,26 @@ impl Vault {
         self.record(note)?;
         self.sign_now();
         reports.insert(key, kept.clone());
+        Ok(())
+    }
+
+    /// A patient's own report can be fetched until newer ones take its place, this patient's own first; then it is made again.
+    fn keep_for_a_while(&self, caller: &Caller, reason: CheckedReason, kept: &KeptReport) -> Result<(), VaultError> {
+        let mut note = Note::new(caller, Action::REPORT, reason);
+        note.record = Some(Record::new("Report", kept.report.name()));
+        note.facts = facts(kept);
+        self.record(note)?;
+        let mut all = self.reports_of_patients();
+        let own = |it: &KeptReport| it.made_by == kept.made_by;
+        if all.iter().filter(|it| own(it)).count() >= MAX_OF_ONE_PATIENT
+            && let Some(oldest) = all.iter().position(own)
+        {
+            all.remove(oldest);
+        }
+        if all.len() >= MAX_OF_PATIENTS {
+            all.pop_front();
+        }
+        all.push_back(kept.clone());
         Ok(())
     }
 
@@ -281,7 +334,19 @@ fn told(caller: &Caller, kept: KeptReport) -> KeptReport {
     if caller.role.may(Permission::Reveal) {
         return kept;
     }
+    // Nor whether nothing at all is known of them: the difference to what is only withheld would tell.
+    let kept = KeptReport { unknown_patient: false, ..kept };
     KeptReport { parameters: kept.parameters.without_suspensions(), ..kept }
+}
+
+/// What the entry says of a report that was made.
+fn facts(kept: &KeptReport) -> Vec<(String, String)> {
+    vec![
+        ("entries".into(), kept.entries_read.to_string()),
+        ("entries_root".into(), kept.entries_root.clone()),
+        ("report".into(), kept.id.to_string()),
+        ("sha256".into(), kept.sha256.clone()),
+    ]
 }
 
 /// SHA-256 of a document as JSON.

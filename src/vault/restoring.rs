@@ -34,6 +34,8 @@ pub(super) const KIND: &str = "restore";
 /// The most plans that wait at a time, and that are kept in all: they are evidence.
 const MAX_OPEN: usize = 1_000;
 const MAX_KEPT: usize = 20_000;
+/// The most that one officer makes in a day, so that nobody uses up what is kept.
+const MAX_A_DAY: usize = 300;
 
 type Plans<'a> = MutexGuard<'a, BTreeMap<String, Plan>>;
 
@@ -97,6 +99,7 @@ impl Vault {
             let detail = format!("At most {MAX_OPEN} plans wait at a time, and {MAX_KEPT} are kept; cancel some.");
             return Err(refused("", "too_many", detail));
         }
+        self.bounds.daily.one_more("plans", &caller.token_id, MAX_A_DAY)?;
         self.record_plan(caller, reason, &plan, seen)?;
         plans.insert(plan.id.clone(), plan.clone());
         Ok(PlanView { plan, changes: shown(changes) })

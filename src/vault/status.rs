@@ -15,6 +15,8 @@ use super::error::VaultError;
 
 /// Microseconds that the clock may be behind the newest entry.
 const BEHIND: i64 = 2_000_000;
+/// From when on reports tell of it, and none is made by itself: what keeps clocks right steps them by less.
+const WELL_BEHIND: i64 = 60_000_000;
 /// Said where one administrator alone may do everything.
 const ALONE: &str = "approval by a second administrator is switched off (admin.two_person)";
 
@@ -98,6 +100,21 @@ impl Vault {
         self.clock.now()
     }
 
+    /// The time that what comes in now is received at: it never falls along the ledger, whatever the clock of the machine does.
+    pub(super) fn receipt_time(&self) -> Timestamp {
+        self.clock.now().max(Timestamp(self.counters.last_commit.load(Ordering::Relaxed)))
+    }
+
+    /// Whether the clock shows a time before the newest entry, by more than so many microseconds.
+    fn is_behind_by(&self, least: i64) -> bool {
+        self.counters.last_commit.load(Ordering::Relaxed).saturating_sub(self.clock.now().0) > least
+    }
+
+    /// Whether the clock shows a time well before the newest entry.
+    pub fn clock_is_behind(&self) -> bool {
+        self.is_behind_by(WELL_BEHIND)
+    }
+
     /// Entries in the ledger.
     pub fn ledger_size(&self) -> u64 {
         self.store.size()
@@ -148,7 +165,7 @@ impl Vault {
             problems.push("too few witnesses cosigned the newest checkpoints; see the log");
         }
         let mut warnings = if self.settings.two_person { Vec::new() } else { vec![ALONE] };
-        if self.counters.last_commit.load(Ordering::Relaxed).saturating_sub(self.clock.now().0) > BEHIND {
+        if self.is_behind_by(BEHIND) {
             warnings.push("the clock is behind the newest entry; times of receipt stand still until it has caught up");
         }
         let (full, filling) = self.disk();

@@ -128,7 +128,8 @@ impl Vault {
     pub(super) fn check(&self, caller: &Caller, submission: Submission) -> Result<Draft, Vec<Issue>> {
         // Only if it brings none: made of the operating system's randomness, an id costs a system call.
         let fresh_id = if submission.id.is_none() { Uuid::now_v7() } else { Uuid::nil() };
-        let arrival = Arrival { source: &caller.label, now: self.clock.now(), fresh_id };
+        let (now, received) = (self.clock.now(), self.receipt_time());
+        let arrival = Arrival { source: &caller.label, now, received, fresh_id };
         draft(submission, &arrival, &self.settings.rules, &self.vocabulary)
     }
 

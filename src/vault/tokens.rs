@@ -405,8 +405,9 @@ pub(super) fn check(
         found.into_iter().for_each(|it| issues.add(it.pointer, it.code, it.detail));
         String::new()
     });
-    if label == super::writer::SELF {
-        issues.add("/label", "label_reserved", "This label is the vault's own; choose another.");
+    let own = label.to_ascii_lowercase();
+    if own == super::writer::SELF || own.starts_with("phivault-") {
+        issues.add("/label", "label_reserved", "Labels like this are the vault's own; choose another.");
     }
     let expires_at = expires_at.and_then(|text| match Timestamp::parse(&text) {
         Some(time) if time > now => Some(time),

@@ -222,7 +222,7 @@ async fn a_manifest_holds_the_file_to_the_ledger_and_finds_what_was_left_out() {
     assert!(code == 1 && said.contains("the file is not the one"), "{code} {said}");
     // A manifest of fewer entries is not what the vault signed.
     let (code, said) = check(&file, &manifest.replace("entries_read 5", "entries_read 4"), true);
-    assert!(code == 1 && said.contains("not signed") && said.contains("left out"), "{code} {said}");
+    assert!(code == 1 && said.contains("the manifest is not genuine") && said.contains("left out"), "{code} {said}");
     app.start();
     app.finish();
 }
@@ -319,9 +319,19 @@ async fn an_accounting_of_disclosures_sums_up_what_repeats_keeps_what_it_left_ou
         disclose("2026-03-04T10:00:00Z", "Health Department", "PUBHLTH", "164.512(b)"),
         disclose("2026-04-01T10:00:00Z", "A Clinic", "TREAT", "164.506"),
         disclose("2026-05-01T10:00:00Z", "State Police", "GOV", "164.512(f)"),
+        disclose("2026-06-01T10:00:00Z", "County Court", "HLEGAL", ""),
     ] {
+        let mut it = it;
+        if it["disclosure"]["basis"] == "" {
+            it["disclosure"]["basis"] = Value::Null;
+        }
         app.submitter().submit(&it).await;
     }
+    // What no accounting would tell of is not taken.
+    let mut elsewhere = disclose("2026-06-02T10:00:00Z", "Somebody", "TREAT", "164.506");
+    elsewhere["action"] = json!("export");
+    let refused = app.submitter().post("/v1/entries", &elsewhere).await;
+    assert_eq!((refused.status, refused.code().as_str()), (422, "disclosure_without_disclose"));
     let body = json!({"report": "disclosures", "patient": "MRN-12345", "reason": {"code": "HCOMPL"}, "accounting":
         {"requested_on": "2026-11-24", "office": "Privacy Office", "suspensions":
             [{"agency": "State Police", "written": true, "from": "2026-10-01", "until": "2026-12-31"}]}});
@@ -336,13 +346,33 @@ async fn an_accounting_of_disclosures_sums_up_what_repeats_keeps_what_it_left_ou
     assert_eq!((&told[0]["what_was_disclosed"], &told[0]["under"]), (&json!("test results"), &json!("164.512(b)")));
     assert_eq!(told[0]["repeated"], "3 times, about every 31 days, last on 2026-03-04");
     assert_eq!(table(&document, "Suspended for now")[0]["until"], "2026-12-31");
-    assert_eq!(table(&document, "Left out")[0]["paragraph"], "164.528(a)(1)(i)");
+    let left_out = table(&document, "Left out");
+    assert_eq!(
+        (&left_out[0]["paragraph"], &left_out[0]["recipient"]),
+        (&json!("164.528(a)(1)(i)"), &json!("A Clinic"))
+    );
+    let by_purpose = (&left_out[1]["recipient"], left_out[1]["because"].as_str().unwrap());
+    assert!(by_purpose.0 == "County Court" && by_purpose.1.ends_with("by its purpose alone"), "{left_out:#?}");
+    assert!(document.to_string().contains("ATTENTION: some were left out by their purpose alone"));
     let terms = document["sections"][1]["text"].to_string();
     assert!(terms.contains("2027-01-23") && terms.contains("free") && terms.contains("Privacy Office"), "{terms}");
     let mut body = body;
     body["accounting"]["for_person"] = json!(true);
     let given = fetch(&app, &make(&app, &body).await, "json").await;
     assert!(!given.text.contains("State Police") && given.text.contains("Health Department"), "{}", given.text);
+    // An id that nobody wrote is told from a patient without disclosures to the office, and not to the person: it would tell of what is
+    // withheld.
+    for (patient, for_person) in [("MRN-1234S", false), ("MRN-1234S", true), ("MRN-12345", false)] {
+        let mut body = body.clone();
+        (body["patient"], body["accounting"]["for_person"]) = (json!(patient), json!(for_person));
+        for _ in 0..2 {
+            let made = make(&app, &body).await;
+            let unknown = patient == "MRN-1234S";
+            assert_eq!(made["unknown_patient"], unknown, "what was asked about it does not make it known: {made:#}");
+            let page = fetch(&app, &made, "html").await.text;
+            assert_eq!(page.contains("no application ever wrote anything"), unknown && !for_person, "{page}");
+        }
+    }
     // What was given is sealed in the ledger.
     let recorded = app.officer().get("/v1/entries?action=report&record_id=disclosures&record_type=Report").await.json();
     let kept =
@@ -459,6 +489,16 @@ async fn a_patient_sees_who_looked_at_the_own_record_and_nothing_else() {
             assert_eq!(patient.get(&format!("{path}?format=pdf")).await.status, 200);
         }
         let patient = app.client(Role::Patient);
+        // Theirs are fetched for a while, and use up nothing of what is kept.
+        let mut own_ids = Vec::new();
+        for _ in 0..6 {
+            own_ids.push(patient.post("/v1/reports", &own).await.json()["id"].as_str().unwrap().to_owned());
+        }
+        for (n, id) in own_ids.iter().enumerate() {
+            let status = patient.get(&format!("/v1/reports/{id}")).await.status;
+            assert_eq!(status, if n == 0 { 404 } else { 200 }, "the newest five");
+        }
+        assert_eq!(app.officer().get("/v1/reports").await.json()["reports"], json!([]), "none is kept");
         for (part, value) in [("report", json!("users")), ("report", json!("access")), ("patient", json!("MRN-9"))] {
             let mut body = own.clone();
             body[part] = value;

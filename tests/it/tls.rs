@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -111,6 +112,37 @@ pub fn revoked(authority: &Authority, serials: &[u64], days: u64) -> String {
     list.signed_by(authority).unwrap().pem().unwrap()
 }
 
+/// A connection that is kept open.
+struct Open(rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>);
+
+impl Open {
+    fn to(app: &App, servers: &Authority, own: &(String, String)) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(servers.pem().as_bytes()).unwrap()).unwrap();
+        let (chain, key) = (
+            CertificateDer::from_pem_slice(own.0.as_bytes()).unwrap(),
+            rustls::pki_types::PrivateKeyDer::from_pem_slice(own.1.as_bytes()).unwrap(),
+        );
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let config = config.with_client_auth_cert(vec![chain], key).unwrap();
+        let name = "127.0.0.1".try_into().unwrap();
+        let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let address = app.url().split("://").nth(1).unwrap();
+        let io = std::net::TcpStream::connect(address).unwrap();
+        io.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self(rustls::StreamOwned::new(connection, io))
+    }
+
+    /// Whether it answers one more request.
+    fn asks(&mut self) -> bool {
+        use std::io::{Read as _, Write as _};
+        let mut answer = [0; 4096];
+        let sent = self.0.write_all(b"GET /healthz HTTP/1.1\r\nhost: vault\r\n\r\n");
+        sent.is_ok() && self.0.read(&mut answer).is_ok_and(|count| answer[..count].starts_with(b"HTTP/1.1 200"))
+    }
+}
+
 #[tokio::test]
 async fn a_client_whose_certificate_was_revoked_is_shut_out_from_the_next_list_on() {
     let mut app = App::spawn().await;
@@ -125,11 +157,14 @@ async fn a_client_whose_certificate_was_revoked_is_shut_out_from_the_next_list_o
     let dir = app.dir().to_owned();
     app.set("PHIVAULT_SERVER__TLS_CLIENT_REVOCATIONS", &put(&dir, "revoked.pem", &revoked(&clients, &[], 30)));
     start_with_clients(&mut app, &servers, &clients);
-    assert!(healthy(&app, &client(&servers, Some(&ours[0]))).await, "{}", app.log());
+    let (mut held, mut kept) = (Open::to(&app, &servers, &ours[0]), Open::to(&app, &servers, &ours[1]));
+    assert!(held.asks() && held.asks() && kept.asks(), "{}", app.log());
     put(&dir, "revoked.pem", &revoked(&clients, &[7], 30));
     app.signal(Signal::HUP);
     assert!(until(async || !healthy(&app, &client(&servers, Some(&ours[0]))).await).await, "{}", app.log());
     assert!(healthy(&app, &client(&servers, Some(&ours[1]))).await, "the other was not revoked");
+    assert!(!held.asks(), "nor on a connection that is open since before");
+    assert!(kept.asks(), "the other's goes on");
     // What cannot be read leaves the list before in force.
     put(&dir, "revoked.pem", "no list");
     app.signal(Signal::HUP);

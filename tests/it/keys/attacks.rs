@@ -173,6 +173,22 @@ async fn one_administrator_does_not_become_two_by_asking_at_once() {
 }
 
 #[tokio::test]
+async fn one_administrator_who_asks_and_cancels_does_not_use_up_what_others_may_ask() {
+    let two = Two::spawn().await;
+    let label =
+        |n: usize| json!({"operation": "admin_token", "label": format!("a-{n}"), "token_hash": "ab".repeat(32)});
+    for n in 0..100 {
+        let id = two.ask(&label(n)).await;
+        let path = format!("/v1/approvals/{id}/cancel");
+        assert_eq!(two.app.admin().post(&path, &json!({"reason": reason()})).await.status, 200);
+    }
+    assert_eq!(two.refused(&label(100)).await, "too_many_today");
+    let body = json!({"request": label(101), "reason": reason()});
+    assert_eq!(two.second().post("/v1/admin/operations", &body).await.status, 202, "the other one goes on");
+    two.app.finish();
+}
+
+#[tokio::test]
 async fn what_somebody_asked_for_who_is_no_administrator_any_more_is_not_done() {
     let two = Two::spawn().await;
     two.rotate().await;
