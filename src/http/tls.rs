@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::rt::net::TcpStream;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +28,8 @@ mod clients;
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a client's certificate is believed on an open connection, unless the files are renewed before.
+const BELIEVED: Duration = Duration::from_secs(60);
 
 /// TLS cannot be offered; says what is wrong with which file, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,8 @@ struct Served {
 /// What new connections get.
 struct Shown {
     acceptor: TlsAcceptor,
+    /// Judges the certificates of clients.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// From when until when the certificate is valid, in seconds since 1970.
     valid: Range<i64>,
     /// When the first list of revoked certificates is out of date.
@@ -81,8 +86,8 @@ impl Tls {
         Ok(Self { served: Arc::new(Served { files, now, written }) })
     }
 
-    /// Reads all files again if one was written since or `anyway`; whether it did. Connections that are open go on; none is resumed that began
-    /// under the files before.
+    /// Reads all files again if one was written since or `anyway`; whether it did. Connections that are open go on if their clients'
+    /// certificates hold under the new files; none is resumed that began under the files before.
     ///
     /// # Errors
     /// [`TlsError`]; then what was read before still counts.
@@ -109,10 +114,14 @@ impl Tls {
     }
 
     pub(super) async fn accept(&self, io: TcpStream) -> io::Result<Wire> {
-        let acceptor = self.served.now.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone();
+        let (acceptor, verifier) = {
+            let now = self.served.now.read().unwrap_or_else(PoisonError::into_inner);
+            (now.acceptor.clone(), now.verifier.clone())
+        };
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on keys");
         let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(io)).await.map_err(late)??;
-        Ok(Wire::Tls(Box::new(stream)))
+        let judged = verifier.map(|by| Judged { by, at: Instant::now(), served: self.served.clone() });
+        Ok(Wire::Tls(Box::new(stream), judged))
     }
 }
 
@@ -120,11 +129,11 @@ fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| TlsError(format!("TLS cannot be set up: {error}.")))?;
-    let (config, lists_end) = match &files.client_authorities {
-        None => (config.with_no_client_auth(), None),
+    let (config, verifier, lists_end) = match &files.client_authorities {
+        None => (config.with_no_client_auth(), None, None),
         Some(path) => {
             let (verifier, lists_end) = clients::verifier(path, files.client_revocations.as_deref())?;
-            (config.with_client_cert_verifier(verifier), lists_end)
+            (config.with_client_cert_verifier(verifier.clone()), Some(verifier), lists_end)
         }
     };
     let chain = certificates(&files.certificate, "server.tls_certificate")?;
@@ -147,7 +156,7 @@ fn read(files: &TlsFiles) -> Result<Shown, TlsError> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Shown { acceptor: TlsAcceptor::from(Arc::new(config)), valid, lists_end })
+    Ok(Shown { acceptor: TlsAcceptor::from(Arc::new(config)), verifier, valid, lists_end })
 }
 
 /// When all of a chain are valid: clients refuse it as soon as one of them is not.
@@ -195,12 +204,33 @@ pub(super) struct ClientCertificate(pub(super) [u8; 32]);
 /// The bytes of a connection, in clear or through TLS.
 pub(super) enum Wire {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>, Option<Judged>),
+}
+
+/// By what, and when, the certificate of a client was found good.
+pub(super) struct Judged {
+    by: Arc<dyn ClientCertVerifier>,
+    at: Instant,
+    served: Arc<Served>,
+}
+
+impl Judged {
+    /// Whether the certificate still holds: a connection may last for days, and it may be revoked or end meanwhile.
+    fn holds(&mut self, stream: &TlsStream<TcpStream>) -> bool {
+        let by = self.served.now.read().unwrap_or_else(PoisonError::into_inner).verifier.clone();
+        let Some(by) = by.filter(|it| !Arc::ptr_eq(it, &self.by) || self.at.elapsed() > BELIEVED) else { return true };
+        let brought = stream.get_ref().1.peer_certificates().and_then(<[_]>::split_first);
+        let good = brought.is_some_and(|(own, others)| by.verify_client_cert(own, others, UnixTime::now()).is_ok());
+        if good {
+            (self.by, self.at) = (by, Instant::now());
+        }
+        good
+    }
 }
 
 impl Wire {
     pub(super) fn client_certificate(&self) -> Option<ClientCertificate> {
-        let Self::Tls(stream) = self else { return None };
+        let Self::Tls(stream, _) = self else { return None };
         let brought = stream.get_ref().1.peer_certificates()?.first()?;
         Some(ClientCertificate(Sha256::digest(brought).into()))
     }
@@ -210,7 +240,12 @@ impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(context, buffer),
-            Self::Tls(io) => Pin::new(io).poll_read(context, buffer),
+            Self::Tls(io, judged) => {
+                if judged.as_mut().is_some_and(|it| !it.holds(io)) {
+                    return Poll::Ready(Err(io::Error::other("the client's certificate does not hold any more")));
+                }
+                Pin::new(io).poll_read(context, buffer)
+            }
         }
     }
 }
@@ -219,7 +254,7 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(context, bytes),
-            Self::Tls(io) => Pin::new(io).poll_write(context, bytes),
+            Self::Tls(io, _) => Pin::new(io).poll_write(context, bytes),
         }
     }
 
@@ -230,28 +265,28 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(context, parts),
-            Self::Tls(io) => Pin::new(io).poll_write_vectored(context, parts),
+            Self::Tls(io, _) => Pin::new(io).poll_write_vectored(context, parts),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
-            Self::Tls(io) => io.is_write_vectored(),
+            Self::Tls(io, _) => io.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(context),
-            Self::Tls(io) => Pin::new(io).poll_flush(context),
+            Self::Tls(io, _) => Pin::new(io).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(context),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(context),
+            Self::Tls(io, _) => Pin::new(io).poll_shutdown(context),
         }
     }
 }
