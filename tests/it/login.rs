@@ -318,6 +318,28 @@ async fn who_only_tries_fills_neither_the_ledger_nor_the_reserve_and_ends_nobody
 }
 
 #[tokio::test]
+async fn after_a_clock_that_was_ahead_right_codes_count_again_and_none_twice() {
+    let Some((app, clock)) = vault().await else { return };
+    let token = app.make_token(Role::Officer, "ada").await;
+    let mut ada = Person::enrol(&app, &clock, &token).await;
+    ada.log_in(&app).await;
+    let used = TotpSecret::step_at(clock.now());
+    clock.forward(7_200);
+    ada.log_in(&app).await;
+    clock.forward(-7_200);
+    let credentials = ada.credentials();
+    assert_eq!(log_in(&app, &credentials).await.status, 401, "from then on only newer ones than now");
+    ada.log_in(&app).await;
+    // Back at the time of the first code, and a step before it, where drift would let it in.
+    for before in [0, 30] {
+        clock.forward(used * 30 - before - clock.now());
+        let again = json!({"name": "ada", "password": PASSWORD, "code": ada.secret.code(used)});
+        assert_eq!(log_in(&app, &again).await.status, 401, "{before} seconds before");
+    }
+    app.finish();
+}
+
+#[tokio::test]
 async fn how_the_ledger_grows_does_not_tell_which_names_there_are() {
     let Some((mut app, clock)) = vault().await else { return };
     let mut names: Vec<String> = (0..24).map(|n| format!("nobody-{n}")).collect();
