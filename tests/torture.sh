@@ -36,6 +36,7 @@ run 'reveals that cannot be recorded (G13)' PHIVAULT_TEST_CLOSED_REVEALS "$(pick
     closed::while_nothing_can_be_recorded_nothing_is_revealed 'while nothing could be recorded'
 run 'hours of work, with floods (G12, G17)' PHIVAULT_TEST_SOAK_SECONDS "$(pick 3600 60)" \
     soak::hours_of_work_and_a_flood_leave_memory_descriptors_and_log_where_they_were 'in the second half'
+run 'flipped bytes (G6)' PHIVAULT_TEST_FLIPS "$(pick 20000 300)" tamper::flips::no_flipped_byte_of_the_database_changes_what_is_stored_unnoticed 'bytes flipped'
 run 'lives at random' PHIVAULT_TEST_LIVES "$(pick 1000 20)" keys::life::whatever_happens_in_its_life_a_vault_keeps_what_it_must_and_nothing_else ' lives'
 
 if command -v python3 >/dev/null; then
