@@ -20,7 +20,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Check a receipt offline: that an entry is in the ledger, under a checkpoint that is trusted
 ///
 /// Needs no server, no keys and no vault: only the receipt (`GET /v1/entries/{id}/proof?format=text`, C2SP tlog-proof, or the
-/// answer to a submission with `?wait=proof`), whom to trust, and the leaf. The leaf hash stands in the answer to the submission; the whole leaf is `GET /v1/entries/{id}/leaf`.
+/// answer to a submission with `?wait=proof`), whom to trust, and the leaf. The leaf hash stands in the answer to the submission; the
+/// whole leaf is `GET /v1/entries/{id}/leaf`.
 ///
 /// Exit code: 0 it holds, 1 it does not, 2 it could not be told.
 #[derive(clap::Args)]
