@@ -23,24 +23,23 @@ struct Minute {
     /// By the hash of the name.
     of: HashMap<u64, u32>,
     counted: u64,
+    /// What was only counted in minutes before, and is still to be told.
+    due: u64,
 }
 
 impl Default for FailedLogins {
     fn default() -> Self {
-        let minute = Minute { since: Instant::now(), recorded: 0, of: HashMap::new(), counted: 0 };
+        let minute = Minute { since: Instant::now(), recorded: 0, of: HashMap::new(), counted: 0, due: 0 };
         Self { hasher: RandomState::new(), minute: Mutex::new(minute) }
     }
 }
 
 impl FailedLogins {
     /// Whether a failure under this name is recorded; else it is counted.
-    pub(super) fn is_recorded(&self, name: &str) -> bool {
+    pub(super) fn is_recorded(&self, name: &str, now: Instant) -> bool {
         let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
+        minute.turn(now);
         let minute = &mut *minute;
-        if minute.since.elapsed() >= MINUTE {
-            (minute.since, minute.recorded) = (Instant::now(), 0);
-            minute.of.clear();
-        }
         // Once all are full no name is kept any more, so that made-up ones take no memory.
         if minute.recorded == OF_ALL {
             minute.counted += 1;
@@ -56,9 +55,41 @@ impl FailedLogins {
         true
     }
 
-    /// How many were only counted, once their minute is over; they are told once.
-    pub(super) fn counted(&self) -> u64 {
+    /// How many were only counted in minutes that are over; they are told once.
+    pub(super) fn counted(&self, now: Instant) -> u64 {
         let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
-        if minute.since.elapsed() < MINUTE { 0 } else { std::mem::take(&mut minute.counted) }
+        minute.turn(now);
+        std::mem::take(&mut minute.due)
+    }
+}
+
+impl Minute {
+    fn turn(&mut self, now: Instant) {
+        if now.duration_since(self.since) >= MINUTE {
+            let due = self.due + self.counted;
+            *self = Self { since: now, recorded: 0, of: HashMap::new(), counted: 0, due };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_that_never_pauses_is_told_minute_by_minute_and_each_failure_once() {
+        let (failed, began) = (FailedLogins::default(), Instant::now());
+        let (mut recorded, mut told) = (0_u64, 0_u64);
+        for second in 0..600_u64 {
+            let now = began + Duration::from_secs(second);
+            // The tick comes behind the first failure of each minute, never before it.
+            recorded += (0..100).filter(|n| failed.is_recorded(&format!("n-{}", n % 50), now)).count() as u64;
+            told += failed.counted(now);
+            assert!(recorded + told + 61 * 100 >= (second + 1) * 100, "at most a minute is still to be told");
+        }
+        told += failed.counted(began + Duration::from_secs(700));
+        assert_eq!((recorded + told, recorded), (60_000, 10 * u64::from(OF_ALL)));
+        let (one, now) = ("ada", began + Duration::from_secs(800));
+        assert_eq!((0..30).filter(|_| failed.is_recorded(one, now)).count(), OF_ONE as usize);
     }
 }

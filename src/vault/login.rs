@@ -242,7 +242,7 @@ impl Vault {
         if self.disk().0 {
             return Err(VaultError::LoginFailed);
         }
-        if self.bounds.failed_logins.is_recorded(name) {
+        if self.bounds.failed_logins.is_recorded(name, Instant::now()) {
             let mut note = Note::denied(&caller, Action::LOGIN_FAILED);
             note.client = from.address;
             self.record(note)?;

@@ -187,7 +187,7 @@ impl Vault {
         for (caller, action, count) in counted {
             self.record(Note::denied(&caller, action).counting(NOT_RECORDED, count))?;
         }
-        let failed = self.bounds.failed_logins.counted();
+        let failed = self.bounds.failed_logins.counted(Instant::now());
         if failed > 0 {
             // Of whom is not kept: it is nobody's failure in particular.
             self.record(Note::denied(&vault_itself(), Action::LOGIN_FAILED).counting(NOT_RECORDED, failed))?;
